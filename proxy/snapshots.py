@@ -208,6 +208,8 @@ class SiteSnapshot:
     connections_total: int
     bytes_to_site: int
     bytes_from_site: int
+    drained: bool = False
+    """Whether those clients are refused since `kubemux drain`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,9 @@ def findings(snapshot: DaemonSnapshot, lost: frozenset[str]) -> Iterator[Finding
     for site in snapshot.sites:
         if not is_connected(site):
             yield Finding("site", site.name, Severity.DOWN, site.reason, site.message, site.hint)
+        if site.drained:
+            message = "clients that ask for names at it are refused"
+            yield Finding("site", site.name, Severity.DOWN, Reason.DRAINED, message, Reason.DRAINED.remedy)
     for cluster in snapshot.clusters:
         found = _cluster(cluster, lost, is_draining=snapshot.draining)
         if found is not None:

@@ -121,7 +121,7 @@ class Endpoints:
 
     async def _drain(self, request: Request) -> Response:
         async def drain(cluster: str) -> Mapping[str, object]:
-            return {"cut": await self._control.drain(cluster)}
+            return asdict(await self._control.drain(cluster))
 
         return await _ordered(drain, "cluster", request)
 

@@ -21,6 +21,14 @@ class ReloadResult:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class DrainResult:
+    """What a drain did: how many connections were cut, and what takes none any more (`cluster prod-eu`)."""
+
+    cut: int
+    drained: tuple[str, ...]
+
+
 class Control(Protocol):
     """The orders that a daemon carries out.
 
@@ -39,10 +47,11 @@ class Control(Protocol):
         Raises UnknownName.
         """
 
-    async def drain(self, name: str) -> int:
-        """Stop accepting connections for a cluster or route, and wait until the open ones have ended.
+    async def drain(self, name: str) -> DrainResult:
+        """Stop accepting connections for a cluster or route, or for all that leads through a gateway or site,
+        and wait until the open ones have ended.
 
-        After `limits.drain_timeout` the others are reset; returns how many. Raises UnknownName.
+        After `limits.drain_timeout` the others are reset. Raises UnknownName.
         """
 
     async def end(self, caller: str, of: str | None) -> int:

@@ -32,7 +32,7 @@ The document is stable for scripts: new releases may add fields. If a field is r
                    "reason": "", "message": "", "hint": "",
                    "refused": {"reason": "forward_refused", "message": "...", "age": 90.0},
                    "connections": 1, "connections_total": 2, "bytes_to_site": 1,
-                   "bytes_from_site": 2}]}
+                   "bytes_from_site": 2, "drained": false}]}
 
 A cluster without `listen`, which clients reach only by name, has "" in that field, and is `listening` until
 it is drained. A route without `discover` has null for `discovery`. A site is `up` or `down`, and `connecting`

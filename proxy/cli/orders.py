@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from ipaddress import ip_address
+from itertools import chain
 from pathlib import Path
 from pwd import getpwnam
 from typing import Final
@@ -29,6 +30,7 @@ ORDER_BUDGET: Final = 60.0
 
 A reload drains what was removed, and a reconnect closes links one by one; the daemon limits both itself.
 """
+_DESTINATIONS: Final = ("clusters", "routes", "sites", "gateways")
 
 
 @click.command()
@@ -60,11 +62,11 @@ def reconnect(gateway: str, config: Path) -> None:
 
 
 @click.command()
-@click.argument("name", metavar="[CLUSTER|ROUTE]", required=False)
+@click.argument("name", metavar="[CLUSTER|ROUTE|GATEWAY|SITE]", required=False)
 @click.option(
     "--caller",
     help="End the connections of this caller alone, at once: uid:NAME or uid:NUMBER, cert:NAME, "
-    "proxy-user:NAME, or an address, with or without its port. Without CLUSTER or ROUTE, all of them.",
+    "proxy-user:NAME, or an address, with or without its port. Without CLUSTER, ROUTE or SITE, all of them.",
 )
 @click.option(
     "--timeout",
@@ -76,7 +78,7 @@ def reconnect(gateway: str, config: Path) -> None:
 @config_option
 def drain(name: str | None, caller: str | None, timeout: float, config: Path) -> None:
     """Stop taking connections for CLUSTER or ROUTE, and wait until those it has have ended (or
-    limits.drain_timeout ends them).
+    limits.drain_timeout ends them). GATEWAY or SITE stands for all that leads through it.
 
     With --caller, end the connections of one caller, and go on taking connections.
     """
@@ -123,7 +125,7 @@ def _end(of: str | None, caller: str, config: Path) -> None:
 
 def _drain(name: str, timeout: float, config: Path) -> None:
     try:
-        answer = _command(config, "drain", {"cluster": name}, timeout, sections=("clusters", "routes"))
+        answer = _command(config, "drain", {"cluster": name}, timeout, sections=_DESTINATIONS)
     except client.Unfinished as error:
         raise AdminError(
             f"{name}: still draining after {format_duration(timeout)}{_remaining(error.document, name)}; "
@@ -131,20 +133,38 @@ def _drain(name: str, timeout: float, config: Path) -> None:
             hint="kubemux status shows how many connections it still has",
         ) from error
     match answer:
+        case {"drained": []}:
+            say(f"{name}: nothing leads through it")
         case {"cut": int(cut)} if cut:
-            say(f"{name}: drained, {_connections(cut)} cut")
+            say(f"{name}: drained{_parts(name, answer)}, {_connections(cut)} cut")
         case _:
-            say(f"{name}: drained")
+            say(f"{name}: drained{_parts(name, answer)}")
+
+
+def _parts(name: str, answer: object) -> str:
+    """What a drain of a gateway or site has drained."""
+    match answer:
+        case {"drained": list() as drained} if drained not in ([f"cluster {name}"], [f"route {name}"]):
+            return f" ({', '.join(map(str, drained))})"
+    return ""
 
 
 def _remaining(document: object, wanted: str) -> str:
-    match document:
-        case {"clusters": list() as clusters, "routes": list() as routes}:
-            for one in (*clusters, *routes):
-                match one:
-                    case {"name": name, "connections": int(count)} if name == wanted:
-                        return f", {_connections(count)} left"
-    return ""
+    """How many connections are left of the cluster or route `wanted`, or through the gateway or site."""
+    named, through = [], []
+    sections = (document.get(name) for name in _DESTINATIONS) if isinstance(document, dict) else ()
+    for one in chain.from_iterable(section for section in sections if isinstance(section, list)):
+        match one:
+            case {"name": name, "gateway": gateway, "connections": int(count)}:
+                named += [count] * (name == wanted)
+                through += [count] * (gateway == wanted)
+            case {
+                "name": name,
+                "connections": int(count),
+            }:  # a site, and the clients that ask for names at it
+                through += [count] * (name == wanted)
+    counts = named or through
+    return f", {_connections(sum(counts))} left" if counts else ""
 
 
 def _connections(count: int) -> str:

@@ -1,7 +1,7 @@
 """The error for a command's argument that is not the name of a cluster, or not of a gateway.
 
 Most of these mistakes are a gateway's name where a cluster's is needed, or the other way round:
-`kubemux drain GATEWAY`.
+`kubemux probe GATEWAY`.
 """
 
 from __future__ import annotations

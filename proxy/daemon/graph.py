@@ -101,7 +101,7 @@ class Graph:
 
     def _connections(self) -> Iterator[Connections]:
         for cluster in self.clusters.values():
-            yield cluster.cluster.connections
+            yield cluster.connections
         for route in self.routes.values():
             yield route.connections
         for site in self.sites.values():
@@ -208,11 +208,11 @@ class Graph:
         for name in (*clusters.removed, *clusters.changed):
             cluster = self.clusters.retire(name)
             listeners.keep_or_release(cluster.listener)
-            self._retiring.add(cluster.retire(timeout), f"cluster {name}", of=cluster.cluster.connections)
+            self._retiring.add(cluster.retire(timeout), f"cluster {name}", of=cluster.connections)
         for name in (*gateways.removed, *gateways.changed):
             gateway = self.gateways.retire(name)
-            for one in through(name, self.clusters.values(), self.routes.values()):
-                self._retiring.add(one.leave(timeout), f"{one.name} through gateway {name}")
+            for what, one in through(name, self.clusters, self.routes, self.sites).items():
+                self._retiring.add(one.connections.leave(timeout), f"{what} through gateway {name}")
             self._retiring.add(gateway.drain(timeout + HALF_CLOSE_S), f"gateway {name}")
         return listeners
 

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 
 import structlog
 
-from proxy.admin.orders import ReloadResult
+from proxy.admin.orders import DrainResult, ReloadResult
 from proxy.config.unknown import no_cluster, no_gateway
 from proxy.daemon.daemon import Daemon
 from proxy.daemon.doctor import Lent, examine
 from proxy.daemon.reload import Stopping, reload
 from proxy.daemon.renewal import SCAN_S, Renewal
+from proxy.daemon.ways import Destination, through
 from proxy.errors import ProxyError, UnknownName
 
 log = structlog.get_logger("kubemux.control")
@@ -90,18 +92,22 @@ class Controller:
         report = await examine(config, cluster, lent=lent, daemon=os.getpid())
         return report.to_document()
 
-    async def drain(self, name: str) -> int:
+    async def drain(self, name: str) -> DrainResult:
         """Drain a cluster or route: close its listener, accept no more connections, and wait until the open
-        ones have ended. The next reload opens it again.
+        ones have ended. The next reload opens it again. The name of a gateway or site stands for all that
+        leads through it, unless a cluster or route has that name, too.
 
-        Returns how many connections were cut. Raises UnknownName.
+        Raises UnknownName.
         """
         config, graph = self._graph.config, self._graph
-        found = [one.get(name) for one in (graph.clusters, graph.routes)]
-        drained = [one.drain(config.limits.drain_timeout) for one in found if one is not None]
-        if not drained:
-            raise no_cluster(config, name, "drain")
-        return sum(await asyncio.gather(*drained))
+        named = {f"cluster {name}": graph.clusters.get(name), f"route {name}": graph.routes.get(name)}
+        found: Mapping[str, Destination] = {what: one for what, one in named.items() if one is not None}
+        if not found:
+            if name not in graph.gateways and name not in graph.sites:
+                raise no_cluster(config, name, "drain")
+            found = through(name, graph.clusters, graph.routes, graph.sites)
+        cuts = await asyncio.gather(*(one.drain(config.limits.drain_timeout) for one in found.values()))
+        return DrainResult(sum(cuts), tuple(found))
 
     async def end(self, caller: str, of: str | None) -> int:
         """End the connections of `caller`, a name as the log shows it: all, or those of the cluster, route or

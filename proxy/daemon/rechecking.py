@@ -39,7 +39,7 @@ def recheck(
 
     for cluster in clusters:
         config = cluster.cluster.config
-        _recheck(cluster.cluster.connections, config.allow, permits(config.gateway))
+        _recheck(cluster.connections, config.allow, permits(config.gateway))
     for route in routes:
         _recheck(route.connections, route.config.allow, permits(route.config.gateway))
     for site in sites.values():

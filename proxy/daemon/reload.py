@@ -7,7 +7,7 @@ or replaced have `limits.drain_timeout` to end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import structlog
@@ -19,6 +19,8 @@ from proxy.config.apart import Loaded, load
 from proxy.daemon import access
 from proxy.daemon.daemon import Daemon
 from proxy.daemon.graph import Graph
+from proxy.daemon.routed import Routed
+from proxy.daemon.served_site import ServedSite
 from proxy.errors import ConfigError, ProxyError
 from proxy.errors.reasons import Reason
 from proxy.runtime import logging, systemd
@@ -73,7 +75,12 @@ async def reload(daemon: Daemon) -> ReloadResult:
 async def _apply(graph: Graph, loaded: Loaded) -> ReloadResult:
     config = loaded.config
     plan = diff.plan(graph.config, config, diff.changed(graph.fingerprint, loaded.fingerprint))
-    plan = replace(plan, clusters=_reopened(plan.clusters, graph), routes=_open_again(plan.routes, graph))
+    plan = replace(
+        plan,
+        clusters=_reopened(plan.clusters, graph),
+        routes=_open_again(plan.routes, graph.routes),
+        sites=_open_again(plan.sites, graph.sites),
+    )
     if plan.log:
         logging.configure(config.log.format, config.log.level)
     await graph.reconfigure(config, plan, loaded.fingerprint)
@@ -115,11 +122,11 @@ def _reopened(clusters: diff.Change, graph: Graph) -> diff.Change:
     )
 
 
-def _open_again(routes: diff.Change, graph: Graph) -> diff.Change:
-    """`routes` with the drained ones as renewed: every reload opens those that stay."""
-    drained = tuple(name for name in routes.kept if graph.routes[name].is_drained)
-    kept = tuple(name for name in routes.kept if name not in drained)
-    return replace(routes, renewed=(*routes.renewed, *drained), kept=kept)
+def _open_again(change: diff.Change, parts: Mapping[str, Routed | ServedSite]) -> diff.Change:
+    """`change`, of routes or sites, with the drained ones as renewed: every reload opens those that stay."""
+    drained = tuple(name for name in change.kept if parts[name].is_drained)
+    kept = tuple(name for name in change.kept if name not in drained)
+    return replace(change, renewed=(*change.renewed, *drained), kept=kept)
 
 
 def _named(plan: diff.Plan, names: Callable[[diff.Change], tuple[str, ...]]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import structlog
 from proxy.config.listen import Permissions
 from proxy.config.model import DIRECT, ClusterConfig
 from proxy.daemon.cluster import Cluster
-from proxy.daemon.connections import Shared
+from proxy.daemon.connections import Connections, Shared
 from proxy.entries.arrival import Arrival, Caller, ListenerArrival
 from proxy.entries.fd_store import FdStore
 from proxy.entries.keeping import KeptListener
@@ -77,6 +77,11 @@ class ServedCluster:
     def __repr__(self) -> str:
         return f"<ServedCluster {self.cluster} {self.listener}>"
 
+    @property
+    def connections(self) -> Connections:
+        """Those of its clients."""
+        return self.cluster.connections
+
     async def start(self) -> None:
         """Start to probe, and to accept clients. If the address is not free, try to bind it until it is."""
         self._tasks.keep(self.monitor.run, name="probe")
@@ -90,7 +95,7 @@ class ServedCluster:
     def accept(self, arrival: Arrival) -> None:
         """Serve a client, or refuse it."""
         if self.is_drained:
-            self.cluster.connections.refuse(arrival, Reason.DRAINED, f"cluster {self.name} is drained")
+            self.connections.refuse(arrival, Reason.DRAINED, f"cluster {self.name} is drained")
         else:
             self.cluster.accept(arrival)
 
@@ -195,8 +200,8 @@ class ServedCluster:
         self._record.listening = False if self.listener else None
         if self.listener is not None:
             await self.listener.close()
-        log.info("draining", cluster=self.name, connections=self.cluster.connections.active)
-        cut = await self.cluster.connections.drain(timeout)
+        log.info("draining", cluster=self.name, connections=self.connections.active)
+        cut = await self.connections.drain(timeout)
         log.info("drained", cluster=self.name, cut=cut)
         self._on_change()
         return cut

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+import structlog
+
 from proxy.config.model import SiteConfig
 from proxy.daemon.connections import Connections, Shared
 from proxy.entries.arrival import Arrival
+from proxy.errors.reasons import Reason
 from proxy.metrics.records import SiteRecord
 from proxy.relay.failover import Failover
 from proxy.relay.interfaces import Channel
@@ -15,12 +18,15 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.snapshots import SiteSnapshot
 from proxy.ssh.sites.site import Site
 
+log = structlog.get_logger("kubemux.daemon")
+
 
 class ServedSite:
     """A destination that needs no route: the site's `permit` lists the targets that clients may ask for."""
 
     def __init__(self, site: Site, record: SiteRecord, shared: Shared) -> None:
         self.site = site
+        self.is_drained = False
         self.connections = Connections("site", site.name, record, shared)
         self._record = record
         self._shared = shared
@@ -30,6 +36,9 @@ class ServedSite:
 
     def accept(self, arrival: Arrival, target: Endpoint) -> None:
         """Serve a client, or refuse it."""
+        if self.is_drained:
+            self.connections.refuse(arrival, Reason.DRAINED, f"site {self.site.name} is drained")
+            return
         self.connections.accept(arrival, partial(self._open, target), limit=None, allow=None)
 
     async def _open(self, target: Endpoint, arrival: Arrival, hold_until: float) -> tuple[Channel, Endpoint]:
@@ -54,8 +63,21 @@ class ServedSite:
         self._record.is_connected = self.site.is_connected
 
     def reconfigure(self, config: SiteConfig) -> None:
-        """Use other settings. Links and connections stay."""
+        """Use other settings, also if it was drained. Links and connections stay."""
+        self.is_drained = False
         self.site.reconfigure(config)
+
+    async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a budget, not a failure
+        """Take no more clients, and wait up to `timeout` seconds for open connections to end. The links of
+        the site stay up.
+
+        Returns how many connections it cut.
+        """
+        self.is_drained = True
+        log.info("draining", site=self.site.name, connections=self.connections.active)
+        cut = await self.connections.drain(timeout)
+        log.info("drained", site=self.site.name, cut=cut)
+        return cut
 
     def snapshot(self) -> SiteSnapshot:
         """For the status."""
@@ -65,6 +87,7 @@ class ServedSite:
             connections_total=self.connections.connections_total,
             bytes_to_site=self._record.to_cluster,
             bytes_from_site=self._record.from_cluster,
+            drained=self.is_drained,
         )
 
     async def retire(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from proxy.config.model import DIRECT, ClusterConfig, Config, RouteConfig
 from proxy.config.rules import own_listener, own_listeners
-from proxy.daemon.connections import Connections
 from proxy.daemon.routed import Routed, WayTo
 from proxy.daemon.served import ServedCluster
 from proxy.daemon.served_site import ServedSite
@@ -57,9 +56,19 @@ class Ways:
         return Direct(lambda address: own_listener(own_listeners(self._config()), address, is_here))
 
 
+Destination = ServedCluster | Routed | ServedSite
+"""What clients connect to."""
+
+
 def through(
-    gateway: str, clusters: Iterable[ServedCluster], routes: Iterable[Routed]
-) -> Iterator[Connections]:
-    """The connections of the clusters and routes whose gateway is `gateway`."""
-    yield from (one.cluster.connections for one in clusters if one.cluster.config.gateway == gateway)
-    yield from (one.connections for one in routes if one.config.gateway == gateway)
+    way: str,
+    clusters: Mapping[str, ServedCluster],
+    routes: Mapping[str, Routed],
+    sites: Mapping[str, ServedSite],
+) -> dict[str, Destination]:
+    """All destinations behind a gateway or site, as `cluster NAME`, `route NAME` and `site NAME`."""
+    return {
+        **{f"cluster {name}": one for name, one in clusters.items() if one.cluster.config.gateway == way},
+        **{f"route {name}": one for name, one in routes.items() if one.config.gateway == way},
+        **({f"site {way}": sites[way]} if way in sites else {}),
+    }

@@ -341,7 +341,7 @@ class Reason(Word):
     DRAINED = (
         "drained",
         (_C, _D),
-        "the cluster or route takes no connections since `kubemux drain`",
+        "the cluster, route or site takes no connections since `kubemux drain`",
         "kubemux reload opens it again",
     )
     CONFIG = (

@@ -11,7 +11,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from proxy.admin.http.connection import Deadlines
-from proxy.admin.orders import ReloadResult
+from proxy.admin.orders import DrainResult, ReloadResult
 from proxy.admin.server import AdminServer
 from proxy.errors import ProxyError, UnknownName
 from proxy.metrics import Metrics
@@ -185,6 +185,8 @@ class Daemon:
     orders: list[str] = field(default_factory=list)
     metrics: Metrics = field(default_factory=lambda: Metrics(CollectorRegistry(), version="0.1.0"))
     cut: int = 0
+    drained: tuple[str, ...] | None = None
+    """What a drain says that it has drained; None: the cluster that was asked for."""
     held: asyncio.Event | None = None
     """A reload or a drain does not return before this is set."""
 
@@ -223,10 +225,10 @@ class Daemon:
         self._note(f"probe {cluster}")
         return {"cluster": cluster, "alive": True}
 
-    async def drain(self, name: str) -> int:
+    async def drain(self, name: str) -> DrainResult:
         self._note(f"drain {name}")
         await self._hold()
-        return self.cut
+        return DrainResult(self.cut, self.drained if self.drained is not None else (f"cluster {name}",))
 
     async def end(self, caller: str, of: str | None) -> int:
         self._note(f"end {caller} of {of}")

@@ -59,6 +59,7 @@ async def test_orders_and_their_failures(tmp_path: Path) -> None:
         assert await client.command(admin, CONFIG, "drain", params={"cluster": "a b"}, budget=5) == {
             "cluster": "a b",
             "cut": 0,
+            "drained": ["cluster a b"],
         }
         with pytest.raises(UnknownName, match="no gateway is called 'us-wets'") as unknown:
             await client.command(admin, CONFIG, "reconnect", params={"gateway": "us-wets"}, budget=5)

@@ -117,7 +117,8 @@ async def test_orders_over_the_unix_socket(unix: Asker, daemon: Daemon) -> None:
     assert answer.json() == {"added": ["cluster new"], "changed": [], "removed": [], "warnings": ["it rains"]}
     assert (await unix.post("/-/reconnect?gateway=eu-edge")).status == 200
     name = "kubernetes-admin@a&b/c d"
-    assert (await unix.post(f"/-/drain?{urlencode({'cluster': name})}")).json() == {"cluster": name, "cut": 0}
+    drained = (await unix.post(f"/-/drain?{urlencode({'cluster': name})}")).json()
+    assert drained == {"cluster": name, "cut": 0, "drained": [f"cluster {name}"]}
     assert (await unix.post("/-/probe?cluster=prod-eu")).json() == {"cluster": "prod-eu", "alive": True}
     assert daemon.orders == ["reload", "reconnect eu-edge", f"drain {name}", "probe prod-eu"]
     daemon.cut = 3

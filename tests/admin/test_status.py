@@ -143,6 +143,7 @@ def test_the_document_is_what_scripts_rely_on() -> None:
                 "connections_total": 9,
                 "bytes_to_site": 1,
                 "bytes_from_site": 2,
+                "drained": False,
             }
         ],
     }

@@ -146,6 +146,22 @@ async def test_reconnect_and_drain(daemon: Daemon, config: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("drained", "cut", "said"),
+    [
+        (("route eu",), 0, "drained"),
+        (("cluster prod", "route nodes"), 1, "drained (cluster prod, route nodes), 1 connection cut"),
+        (("site eu",), 0, "drained (site eu)"),
+        ((), 0, "nothing leads through it"),
+    ],
+)
+async def test_drain_tells_what_leads_through_a_gateway(
+    daemon: Daemon, config: Path, drained: tuple[str, ...], cut: int, said: str
+) -> None:
+    daemon.drained, daemon.cut = drained, cut
+    assert (await kubemux("drain", "eu", "--config", config)).stdout == f"eu: {said}\n"
+
+
+@pytest.mark.parametrize(
     ("cut", "said"), [(0, "drained"), (1, "drained, 1 connection cut"), (2, "drained, 2 connections cut")]
 )
 async def test_drain_tells_what_it_has_cut(daemon: Daemon, config: Path, cut: int, said: str) -> None:
@@ -174,6 +190,7 @@ async def test_an_order_that_takes_longer_goes_on(
     try:
         drained = await kubemux("drain", "prod-eu", "--timeout", "0.5", "--config", config)
         gone = await kubemux("drain", "gone", "--timeout", "0.5", "--config", config)
+        through = await kubemux("drain", "eu-edge", "--timeout", "0.5", "--config", config)
         reloaded = await kubemux("reload", "--config", config)
     finally:
         daemon.held.set()
@@ -184,11 +201,12 @@ async def test_an_order_that_takes_longer_goes_on(
         "  hint: kubemux status shows how many connections it still has",
     ]
     assert "still draining after 500ms; it goes on" in gone.stderr
+    assert "eu-edge: still draining after 500ms, 12 connections left; it goes on" in through.stderr
     assert reloaded.stderr.splitlines() == [
         "kubemux: reload: not done after 0.5 s; the daemon has the order and goes on",
         "  hint: its log says how it ends: journalctl -u kubemux",
     ]
-    assert daemon.orders == ["drain prod-eu", "drain gone", "reload"]
+    assert daemon.orders == ["drain prod-eu", "drain gone", "drain eu-edge", "reload"]
 
 
 async def test_orders_that_fail_exit_1_and_2_if_the_name_is_wrong(daemon: Daemon, config: Path) -> None:
@@ -212,8 +230,9 @@ async def test_a_name_that_only_the_file_has_waits_for_a_reload(
         file.write("gateways: {eu-edge: {}, new-edge: {}}\nclusters: {prod-eu: {}, prod-new: {}}\n")
         file.write("entries: {proxy: {}}\nroutes: [{name: nodes}]\n")
     mine, *others = ("new-edge", "prod-new") if args == ["reconnect"] else ("prod-new", "new-edge")
-    known = {mine, *(["new-edge", "proxy", "nodes"] if args[0] == "status" else [])}
-    for name in (*known, "nope", *(others if args[0] != "status" else [])):
+    also = {"status": ["new-edge", "proxy", "nodes"], "drain": ["new-edge", "nodes"]}.get(args[0], [])
+    known = {mine, *also}
+    for name in {*known, "nope", *(others if args[0] != "status" else [])}:
         daemon.failure = UnknownName.among("cluster", name, ["prod-eu"]) if args == ["drain"] else None
         shown = await kubemux(*args, name, "--config", config)
         assert (shown.exit_code, shown.stdout) == (2, "")

@@ -273,7 +273,7 @@ async def test_who_asks_for_what_is_drained_is_told_and_counted(bed: Bed) -> Non
             await mine.tick()
             mine.writer.close()
         async with asyncio.timeout(30):
-            assert await draining == 0
+            assert (await draining).cut == 0
     for client in others:
         await client.tick()
     [entry] = bed.daemon.snapshot().entries

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from proxy.admin.orders import DrainResult
 from proxy.config.loader import load
 from proxy.daemon.daemon import Daemon
 from proxy.daemon.orders import Controller
@@ -90,6 +91,34 @@ async def test_a_name_of_the_wrong_kind_is_said_to_be_that(tmp_path: Path) -> No
             with pytest.raises(UnknownName) as caught:
                 await order(name)
             assert str(caught.value) == says
+
+
+async def test_a_gateway_stands_for_all_that_leads_through_it(tmp_path: Path) -> None:
+    """Unless a cluster has its name."""
+    async with controlled(tmp_path) as (daemon, controller):
+        key = ssh_keys.new_key(tmp_path / "key")
+        known = tmp_path / "known_hosts"
+        known.write_text("")
+        login = {"host": "127.0.0.1", "port": 1, "user": "u", "identity_files": [str(key)]}
+        gateway = {**login, "known_hosts": [str(known)], "dial": "on_demand"}
+        cluster = {"gateway": "edge", "api_servers": ["127.0.0.1:1"]}
+        route = {"name": "nodes", "match": ["*.edge:22"], "gateway": "edge"}
+        config = {
+            "version": 1,
+            "gateways": {"edge": gateway, "same": gateway, "unused": gateway},
+            "clusters": {"one": cluster, "same": {**cluster, "gateway": "same"}},
+            "routes": [route, {**route, "name": "others", "match": ["*.same:22"], "gateway": "same"}],
+            "entries": {"proxy": {"listen": f"127.0.0.1:{free_port()}"}},
+        }
+        daemon.config_path.write_text(json.dumps(config))
+        await controller.reload()
+        assert await controller.drain("edge") == DrainResult(0, ("cluster one", "route nodes"))
+        assert await controller.drain("same") == DrainResult(0, ("cluster same",))
+        assert await controller.drain("unused") == DrainResult(0, ())
+        graph = daemon.graph
+        assert [name for name, one in graph.clusters.items() if one.is_drained] == ["one", "same"]
+        assert [name for name, one in graph.routes.items() if one.is_drained] == ["nodes"]
+        assert (await controller.reload()).changed == ("cluster one", "cluster same", "route nodes")
 
 
 async def test_one_that_leaves_takes_nothing_from_the_others(tmp_path: Path) -> None:

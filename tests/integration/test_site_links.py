@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.integration.running import wait_for_log
 from tests.integration.sites import ALL, Bed, bed
+from tests.integration.test_life import kubemux
 from tests.support import ssh_keys
 from tests.support.echo import pattern
 from tests.support.ports import free_port
@@ -170,3 +172,33 @@ async def test_a_dynamic_forward_that_leads_nowhere_is_refused(tmp_path: Path) -
         assert "kubemux: -R edge:1080 leads nowhere: " in text
         site = await one.until("edge", "refused", lambda site: site["refused"] is not None)
         assert "leads nowhere" in site["refused"]["message"]
+
+
+async def test_a_drain_of_a_site_ends_all_that_leads_through_it_until_a_reload(tmp_path: Path) -> None:
+    async with bed(tmp_path, {"edge": ALL, "other": ALL}, routes=[]) as one:
+        here, by_route = f"edge:{one.echo.port}", "far:1"
+        target = f"127.0.0.1:{one.echo.port}"
+        routes = [{"name": "far", "match": [by_route], "gateway": "edge", "target": target}]
+        await one.reload(routes=routes)
+        async with one.ssh("edge", "edge:1080"), one.ssh("other", "other:1080"):
+            await one.links("edge", 1)
+            await one.links("other", 1)
+            cut = [await tunnel(one, host) for host in (here, by_route)]
+            stays = await tunnel(one, f"other:{one.echo.port}")
+            said = await asyncio.to_thread(kubemux, "drain", "edge", "--config", one.daemon.config)
+            assert said == "edge: drained (route far, site edge), 2 connections cut\n"
+            for reader, writer in cut:
+                with suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+                writer.close()
+            status, _ = await one.ask(here)
+            assert status == "503 kubemux: edge: drained (site edge is drained)"
+            assert one.told("edge")["drained"] is True
+            assert await echoes(*stays)
+            stays[1].close()
+
+            await one.reload(routes=routes)
+            assert one.daemon.events("reloaded")[-1]["changed"] == ["route far", "site edge"]
+            payload = pattern(10_000)
+            assert await one.ask(here, payload) == (OPENED, payload)
+            assert await one.ask(by_route, payload) == (OPENED, payload)

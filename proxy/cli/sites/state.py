@@ -19,7 +19,7 @@ def lines(site: SiteSnapshot, daemon: DaemonSnapshot) -> Iterator[str]:
     yield f"serves    {_served(site, daemon)}"
     total = f"{site.connections} now, {site.connections_total} in all"
     carried = f"{bytes_text(site.bytes_to_site)} sent, {bytes_text(site.bytes_from_site)} received"
-    yield f"by name   {total}; {carried}"
+    yield f"by name   {'drained, ' if site.drained else ''}{total}; {carried}"
     if site.refused is None:
         yield "refused   nothing since the daemon's start"
     else:
