@@ -59,7 +59,7 @@ def _counted(config: Config) -> str:
 
 def _no_clusters(config: Config) -> Iterator[tuple[str, str]]:
     """A warning if there are no clusters: the file may have been cut off, and still be valid."""
-    if not config.clusters:
+    if not (config.clusters or config.routes or config.sites):
         yield (
             "clusters: there is none; a reload with this file removes every cluster",
             "is that all of it? config/example.yaml shows how clusters are written",

@@ -116,7 +116,7 @@ def _print(report: Report, console: Console) -> None:
     for step in report.steps:
         verdict = step.verdict.upper() if step.verdict is Verdict.FAILED else step.verdict
         took = "" if step.seconds is None else f"  {step.seconds * 1000:.1f} ms"
-        if step.stage is Stage.AUTH and step.verdict is Verdict.OK:
+        if step.stage is Stage.AUTH and step.verdict is Verdict.OK and step.seconds is not None:
             took += " from TCP to here"
         console.print(
             Text.assemble("  ", (f"{verdict:<13}", _STYLES[step.verdict]), _text(step.title), (took, "dim"))

@@ -12,9 +12,9 @@ from proxy.cli.options import config_option
 from proxy.config.allow import Rule
 from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
-from proxy.config.model import DIRECT, ClusterConfig, Config, SiteConfig
+from proxy.config.model import DIRECT, Config, SiteConfig
 from proxy.config.naming import plain
-from proxy.config.ssh_rules import SSH, permits
+from proxy.config.ssh_rules import SSH, not_permitted, permits
 from proxy.entries.heads.head import target
 from proxy.errors import UnknownName, UnknownTarget
 from proxy.errors.reasons import Reason
@@ -64,15 +64,15 @@ def route(asked: Endpoint, entry: str | None, config: Path) -> None:
         for step in Names(loaded).walk(asked, entry):
             if isinstance(step, Asks):
                 asks.append(step)
-                _say_asks(step, asked.host)
+                _say_asks(step, asked.host, loaded)
             elif isinstance(step, Passed):
                 say(f"  passed over  {step.rule}: {step.why}")
             elif isinstance(step, ToCluster):
-                _say_cluster(step, loaded.clusters[step.cluster])
+                _say_cluster(step, loaded)
             elif isinstance(step, ToSite):
                 _say_site(step, loaded.sites[step.site])
             else:
-                _say_target(step, entry)
+                _say_target(step, entry, loaded)
         if entry is not None and (may := _who_may_use(entry, loaded)):
             say(f"who may use entry {entry}: {may}")
     except UnknownTarget as error:
@@ -104,21 +104,22 @@ def _say_dns_name(host: str, config: Config) -> None:
             say(f"the name of cluster {name} is no host name: {remedy}")
 
 
-def _say_cluster(found: ToCluster, cluster: ClusterConfig) -> None:
+def _say_cluster(found: ToCluster, config: Config) -> None:
+    cluster = config.clusters[found.cluster]
     say(f"  decides      cluster {found.cluster}: {found.why}")
-    say(f"leads to {' or '.join(map(str, cluster.api_servers))}{_through(cluster.gateway)}")
+    say(f"leads to {' or '.join(map(str, cluster.api_servers))}{_through(cluster.gateway, config)}")
     _say_who_may(cluster.allow)
 
 
-def _say_asks(found: Asks, pod: str) -> None:
+def _say_asks(found: Asks, pod: str, config: Config) -> None:
     say(f"  may decide   {found.rule}: {found.why}")
-    say(f"leads to port {found.port} of pod {pod}{_through(found.route.gateway)}, if that pod runs")
+    say(f"leads to port {found.port} of pod {pod}{_through(found.route.gateway, config)}, if that pod runs")
 
 
-def _say_target(found: ToTarget, entry: str | None) -> None:
+def _say_target(found: ToTarget, entry: str | None, config: Config) -> None:
     route = found.route
     say(f"  decides      route {route.name}: {found.why}")
-    say(f"leads to {found.target}{_through(route.gateway)}")
+    say(f"leads to {found.target}{_through(route.gateway, config)}")
     if entry is None and route.entries is not None:
         say(f"at these entries alone: {', '.join(route.entries)}")
     _say_who_may(route.allow)
@@ -128,7 +129,7 @@ def _say_site(found: ToSite, site: SiteConfig) -> None:
     say(f"  decides      {found.why}")
     say(f"leads to {found.target} through site {found.site}")
     if not permits(site, found.target):
-        say(f"but it is refused: sites.{found.site}.permit does not have {found.target}")
+        say(f"but it is refused: {not_permitted(found.site, site, found.target)}")
     _say_who_may(None)
 
 
@@ -136,5 +137,7 @@ def _say_who_may(allow: Sequence[Rule] | None) -> None:
     say(f"who may: {', '.join(map(str, allow)) if allow else 'whom the entry lets in'}")
 
 
-def _through(gateway: str) -> str:
-    return ", without a gateway" if gateway == DIRECT else f" through gateway {gateway}"
+def _through(gateway: str, config: Config) -> str:
+    if gateway == DIRECT:
+        return ", without a gateway"
+    return f" through {'site' if gateway in config.sites else 'gateway'} {gateway}"

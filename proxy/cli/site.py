@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +26,7 @@ from proxy.config.model import Config, SshServerConfig
 from proxy.errors import ConfigError, Problem, UnknownName
 from proxy.kubeconfig.file import WriteFailed
 from proxy.runtime.endpoint import Endpoint
-from proxy.runtime.text import shown
+from proxy.runtime.text import shown, suggest
 
 _MOST_BYTES: Final = 64 << 10
 _EVERYWHERE: Final = {"0.0.0.0", "::"}  # noqa: S104 - nothing is bound
@@ -65,7 +66,8 @@ class _Permit(click.ParamType[str]):
         try:
             Match.parse(str(value))
         except ValueError as exc:
-            self.fail(f"{exc}.", param, ctx)
+            more = "; give each pattern its own --permit" if "," in str(value) else ""
+            self.fail(f"{exc}{more}.", param, ctx)
         return str(value)
 
 
@@ -125,9 +127,9 @@ def add(
         raise click.UsageError("which key? Give PUBLIC_KEY or --key, not both.")
     loaded = load(config, Scrutiny.NONE)
     if public_key is None and key_file is None and name not in loaded.sites:
-        _explain_key(name)
+        _explain_key(name, server or _server(loaded, config).listen, permit)
         click.get_current_context().exit(EX_USAGE)
-    there, host_key = server or _own_address(loaded, config), _host_key(loaded, config)
+    there, host_keys = server or _own_address(loaded, config), _host_keys(loaded, config)
     line = _line(public_key, key_file)
     if line is not None:
         try:
@@ -137,10 +139,13 @@ def add(
         for said in done:
             note(said)
         loaded = load(config, Scrutiny.NONE)
+    else:
+        for said in adding.differing(loaded, name, permit):
+            note(said)
     allowed = loaded.sites[name].permit
     if not allowed:
         note(f"nothing may be asked of {name} yet: add permit: [HOST:PORT, ...] to sites.{name}")
-    far_side = FarSide(name, there, host_key, allowed, port)
+    far_side = FarSide(name, there, host_keys, allowed, port)
     printed: Mapping[str, Callable[[], str]] = {
         "command": lambda: far_side.command(f"~/.ssh/{name}"),
         "unit": far_side.unit,
@@ -166,18 +171,26 @@ def show(name: str, config: Path) -> None:
         daemon = asyncio.run(ask(admin, config))
         found = next((one for one in daemon.sites if one.name == name), None)
         if found is None:
-            raise UnknownName.among("site", name, [one.name for one in daemon.sites])
+            names = [one.name for one in daemon.sites]
+            hint = f"{suggest(name, names)}; kubemux site add {shown(name)} adds it"
+            raise UnknownName(f"no site is called {shown(name)}", hint=hint)
     for line in state.lines(found, daemon):
         say(line)
     if found.connected is None:
         click.get_current_context().exit(EX_FAILED)
 
 
-def _explain_key(name: str) -> None:
+def _explain_key(name: str, server: Endpoint, permit: Sequence[str]) -> None:
     note(f"{name} is not there yet, and its key is made at the site, where it stays:")
     note(f"  ssh-keygen -t ed25519 -N '' -C {name} -f ~/.ssh/{name}; cat ~/.ssh/{name}.pub")
     note("Then add it here, with the line that this prints:")
-    note(f"  kubemux site add {name} 'ssh-ed25519 AAAA... {name}'")
+    there = Endpoint("bastion.example.com", server.port) if server.host in _EVERYWHERE else server
+    words = [
+        "--server",
+        str(there),
+        *(word for one in permit or ["127.0.0.1:6443"] for word in ("--permit", one)),
+    ]
+    note(f"  kubemux site add {name} 'ssh-ed25519 AAAA... {name}' {shlex.join(words)}")
 
 
 def _server(config: Config, path: Path) -> SshServerConfig:
@@ -202,20 +215,31 @@ def _own_address(config: Config, path: Path) -> Endpoint:
     return listen
 
 
-def _host_key(config: Config, path: Path) -> str:
-    """The first host key of the server, as `ssh-ed25519 BASE64`."""
+def _host_keys(config: Config, path: Path) -> list[str]:
+    """The host keys of the server, as `ssh-ed25519 BASE64`."""
     # Imported here, because asyncssh takes 200 ms, and `site show` does not need it.
     from proxy.ssh.server import keygen
 
     paths = _server(config, path).host_keys
     try:
-        return keygen.public(paths[0])
+        return [keygen.public(one) for one in paths]
     except Unusable as exc:
         raise WriteFailed(f"the host key for the site: {exc}", hint=exc.hint) from exc
 
 
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # it is too long for a path, or has a NUL
+        return False
+
+
 def _line(public_key: str | None, key_file: Path | None) -> bytes | None:
     if public_key is not None:
+        if _is_file(public_key):
+            raise click.UsageError(
+                f"{public_key} is a file, and PUBLIC_KEY is its line: write --key {public_key}"
+            )
         return public_key.encode()
     if key_file is None:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def keygen(config: Path) -> None:
         raise WriteFailed(str(exc), hint=exc.hint) from exc
     for key in found:
         note(f"{key.path}: {'made' if key.is_new else 'was there'}, {key.kind} {key.fingerprint}")
+        if key.is_new and os.geteuid() == 0:
+            note(f"  it is root's: chown it to the user of the service, as in chown kubemux {key.path}")
     note("For known_hosts of clients; put the name there that they know this machine by:")
     for key in found:
         say(f"{known_as(server.listen)} {key.kind} {key.base64}")

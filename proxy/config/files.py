@@ -50,7 +50,8 @@ def read_bytes(path: Path, *, limit: int) -> tuple[bytes, os.stat_result]:
         raise Unusable("is a directory", "give the path of a file") from exc
     except PermissionError as exc:
         raise Denied(
-            "may not be read by this user", f"let the user that runs kubemux (uid {os.geteuid()}) read it"
+            "may not be read by this user",
+            f"let this user (uid {os.geteuid()}) read it, if kubemux runs as it; if not, use sudo",
         ) from exc
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
         raise Unusable(

@@ -7,7 +7,7 @@ import re
 from pathlib import PurePath
 from typing import Final
 
-from proxy.config.keys import Key
+from proxy.config.keys import Key, Kind
 from proxy.config.values import has_home, is_for_system_service
 
 NAME: Final = "prod-eu"
@@ -25,9 +25,8 @@ def example(name: str, key: Key) -> str:
     """
     examples = key.examples
     if is_for_system_service():
-        examples = (
-            tuple(_credential(one) for one in examples) if key.file and key.file.is_secret else examples
-        )
+        is_credential = key.file is not None and key.file.is_secret and key.file is not Kind.HOST_KEY
+        examples = tuple(map(_credential, examples)) if is_credential else examples
     elif key.at_home is not None and has_home():
         examples = (key.at_home,)
     return ", or ".join(f"{name}: {flow(one)}" for one in examples)

@@ -25,7 +25,9 @@ def check(config: Config) -> Iterator[Finding]:
             yield Finding(("routes", index, "name"), message, "give each route a name of its own")
         if route.gateway not in {DIRECT, *config.gateways, *config.sites}:
             hint = suggest(route.gateway, (*config.gateways, *config.sites, DIRECT))
-            yield Finding(("routes", index, "gateway"), f"there is no gateway {shown(route.gateway)}", hint)
+            yield Finding(
+                ("routes", index, "gateway"), f"there is no gateway or site {shown(route.gateway)}", hint
+            )
         for place, entry in enumerate(route.entries or ()):
             if entry not in entries:
                 hint = suggest(entry, entries)

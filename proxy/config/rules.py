@@ -115,7 +115,7 @@ def _references(config: Config) -> Iterator[Finding]:
         if cluster.gateway != DIRECT and cluster.gateway not in config.gateways:
             hint = suggest(cluster.gateway, (*config.gateways, *config.sites, DIRECT))
             yield Finding(
-                ("clusters", name, "gateway"), f"there is no gateway {shown(cluster.gateway)}", hint
+                ("clusters", name, "gateway"), f"there is no gateway or site {shown(cluster.gateway)}", hint
             )
         elif cluster.gateway != DIRECT and config.gateways[cluster.gateway].is_pattern:
             message = f"{shown(cluster.gateway)} is a pattern, {ANY_HOST}, which only routes can use"

@@ -32,8 +32,8 @@ def check(config: Config) -> Iterator[Finding]:
 
 def _server(config: Config) -> Iterator[Finding]:
     hint = (
-        'add ssh_server: {listen: "127.0.0.1:2222", host_keys: [/etc/kubemux/ssh_host_ed25519_key]}, and run '
-        "kubemux ssh-server keygen"
+        'add ssh_server: {listen: "0.0.0.0:2222", allow_remote: true, '
+        "host_keys: [/etc/kubemux/ssh_host_ed25519_key]}, and run kubemux ssh-server keygen"
     )
     if config.ssh_server is None:
         for kind, sections in (("sites", config.sites), ("users", config.users)):
@@ -53,7 +53,7 @@ def _permits(config: Config) -> Iterator[Finding]:
 def _permit(config: Config, way: str, loc: Loc, target: Endpoint) -> Iterator[Finding]:
     site = config.sites.get(way)
     if site is not None and not permits(site, target):
-        message = f"sites.{way}.permit does not have {target}, so it cannot be asked of this site"
+        message = f"{not_permitted(way, site, target)}, so it cannot be asked of this site"
         yield Finding(loc, message, f"add {target} to sites.{way}.permit")
 
 
@@ -61,6 +61,15 @@ def permits(site: SiteConfig, target: Endpoint) -> bool:
     """Whether `target` may be asked of the site. Raises ValueError if it is no host name or address."""
     host = Host.parse(target.host)
     return any(one.captures(host, target.port) is not None for one in site.permit)
+
+
+def not_permitted(name: str, site: SiteConfig, target: Endpoint) -> str:
+    """Why `target` may not be asked of the site `name`."""
+    why = f"sites.{name}.permit does not have {target}"
+    is_address = Host.parse(target.host).address is not None
+    if is_address and any(one.stars and one.first <= target.port <= one.last for one in site.permit):
+        why += " (`*` stands for names, not for addresses)"
+    return why
 
 
 def _site_name(config: Config, name: str) -> Iterator[Finding]:

@@ -180,7 +180,10 @@ async def examine(
             outcome = await probe(name, config.clusters[name], dial, Contexts(), lent.files)
     except ProxyError as exc:
         outcome = unreached(exc, time.monotonic() - started).named(name)
-    report = _report(name, config.clusters[name], outcome, connecting, daemon)
+    by_site = config.clusters[name].gateway in config.sites
+    if by_site and outcome.stage in {Stage.TCP, Stage.SSH}:
+        outcome = replace(outcome, stage=Stage.AUTH)  # the one step of its link: kubemux does not dial it
+    report = _report(name, config.clusters[name], outcome, connecting, daemon, by_site=by_site)
     return replace(
         report,
         settings=tuple([one async for one in _settings(config, config.clusters[name].gateway, lent)]),
@@ -216,7 +219,13 @@ async def _settings(config: Config, name: str, lent: Lent) -> AsyncIterator[Sett
 
 
 def _report(
-    name: str, config: ClusterConfig, outcome: Outcome, connecting: float | None, daemon: int | None
+    name: str,
+    config: ClusterConfig,
+    outcome: Outcome,
+    connecting: float | None,
+    daemon: int | None,
+    *,
+    by_site: bool,
 ) -> Report:
     shown = None
     if refused := outcome.refused:
@@ -241,7 +250,7 @@ def _report(
         certificate=shown,
         steps=tuple(
             Step(step.stage, step.title, step.verdict, step.seconds)
-            for step in steps(config, outcome, connecting=connecting)
+            for step in steps(config, outcome, connecting=connecting, by_site=by_site)
         ),
         daemon=daemon,
     )

@@ -149,7 +149,7 @@ class ServedCluster:
                 is_well = False
                 reason, message, hint = (
                     LinkDown.reason,
-                    f"gateway {cluster.config.gateway} has no link",
+                    f"{cluster.config.gateway} has no link",
                     LinkDown.hint.replace("CLUSTER", self.name),
                 )
         if self.is_drained:

@@ -76,13 +76,18 @@ async def _bind_tcp(listen: Endpoint, names: Place) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as exc:
         sock.close()
-        hint = (
-            None
-            if exc.errno != errno.EADDRINUSE
-            else f"find who has it: ss -ltnp 'sport = :{port}'; or choose another port"
-        )
-        raise ListenError(f"{_subject(listen)}: {exc.strerror or exc}", hint=hint) from exc
+        raise ListenError(
+            f"{_subject(listen)}: {exc.strerror or exc}", hint=_remedy(exc.errno, port)
+        ) from exc
     return sock
+
+
+def _remedy(number: int | None, port: int) -> str | None:
+    if number == errno.EADDRINUSE:
+        return f"find who has it: ss -ltnp 'sport = :{port}'; or choose another port"
+    if number == errno.EACCES:
+        return "ports below 1024 are root's: choose another, or let systemd open it (kubemux.socket)"
+    return None
 
 
 async def set_permissions(listen: UnixPath, names: Place, permissions: Permissions) -> None:

@@ -157,7 +157,7 @@ class Reason(Word):
         (_P, _C),
         "no link of the gateway is up: a client waited `hold_timeout` for one, or it connected when there "
         "had been none for longer than that",
-        "kubemux status shows why the gateway is down; kubemux probe CLUSTER shows at which step",
+        "kubemux status shows why the gateway or site is down; kubemux probe CLUSTER shows at which step",
     )
     CHANNEL_REFUSED = (
         "channel_refused",
@@ -380,5 +380,5 @@ class Reason(Word):
         "write_failed",
         (_D,),
         "a command could not write a file; what was there before still is",
-        "check the folder's permissions and free space, or choose another file with --output",
+        "may this user write there (else use sudo), and is there free space?",
     )

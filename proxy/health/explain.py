@@ -29,11 +29,13 @@ class Step:
     """None if the step was not measured on its own."""
 
 
-def steps(config: ClusterConfig, outcome: Outcome, *, connecting: float | None = None) -> list[Step]:
+def steps(
+    config: ClusterConfig, outcome: Outcome, *, connecting: float | None = None, by_site: bool = False
+) -> list[Step]:
     """Every step of a probe of this cluster, in order. Those before `outcome.stage` have succeeded.
 
     `connecting`: how many seconds it took until the link was up. The step `auth` shows it, because with that
-    step a link is up.
+    step a link is up. `by_site`: the gateway is a site, whose link is there or is not, as one step.
     """
     api_server = outcome.server or config.api_servers[0]
     titles = {
@@ -46,12 +48,11 @@ def steps(config: ClusterConfig, outcome: Outcome, *, connecting: float | None =
     }
     end = outcome.stage
     if config.gateway == DIRECT:
-        titles = {
-            Stage.CHANNEL: f"TCP to {api_server}",
-            Stage.TLS: titles[Stage.TLS],
-            Stage.HTTP: titles[Stage.HTTP],
-        }
+        titles = {**_from(Stage.CHANNEL, titles), Stage.CHANNEL: f"TCP to {api_server}"}
         end = end if end in titles else Stage.CHANNEL
+    elif by_site:
+        titles = {Stage.AUTH: f"link of site {config.gateway}", **_from(Stage.CHANNEL, titles)}
+        connecting = None
     seconds: dict[Stage, float] = dict(outcome.timings)
     if connecting is not None:
         seconds[Stage.AUTH] = connecting
@@ -66,3 +67,9 @@ def steps(config: ClusterConfig, outcome: Outcome, *, connecting: float | None =
             Step(stage, title, verdict, None if verdict is Verdict.NOT_REACHED else seconds.get(stage))
         )
     return result
+
+
+def _from(first: Stage, titles: dict[Stage, str]) -> dict[Stage, str]:
+    """The steps from `first` on."""
+    order = list(titles)
+    return {stage: titles[stage] for stage in order[order.index(first) :]}

@@ -18,7 +18,7 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.metered import SMALLEST_PACKET
 from proxy.ssh.native.wire import messages
 
-ONLY_FORWARDS: Final = "kubemux only forwards: use ssh -J, -W, -L or -D (with -N)"
+ONLY_FORWARDS: Final = "kubemux only forwards: use ssh -J, -W, -L or -D (with -N), and -R at a site"
 
 NOT_HERE: Final = "kubemux opens no channels for this end of the connection"
 

@@ -31,13 +31,16 @@ routes:
 SITES = """
 ssh_server: {listen: "127.0.0.1:2222", host_keys: [/nowhere]}
 sites:
-  factory-7: {authorized_keys: [/nowhere], permit: ["node-*:22"]}
+  factory-7: {authorized_keys: [/nowhere], permit: ["node-*:22", "10.0.0.1:6443"]}
 """
 
 
-def routed(folder: Path, *args: str, more: str = "") -> Result:
+AT_A_SITE = '  there: {gateway: factory-7, api_servers: ["10.0.0.1:6443"]}\n'
+
+
+def routed(folder: Path, *args: str, more: str = "", clusters: str = "") -> Result:
     path = folder / "config.yaml"
-    path.write_text(CONFIG + more)
+    path.write_text(CONFIG.replace("clusters:\n", f"clusters:\n{clusters}") + more)
     return CliRunner().invoke(main, ["route", "--config", str(path), *args])
 
 
@@ -201,8 +204,21 @@ def test_an_entry_that_there_is_not_is_told_those_that_there_are(tmp_path: Path)
                 "who may: whom the entry lets in",
             ],
         ),
+        (
+            "10.1.0.7.factory-7:22",
+            [
+                "leads to 10.1.0.7:22 through site factory-7",
+                "but it is refused: sites.factory-7.permit does not have 10.1.0.7:22 "
+                "(`*` stands for names, not for addresses)",
+                "who may: whom the entry lets in",
+            ],
+        ),
+        (
+            "there:443",
+            ["leads to 10.0.0.1:6443 through site factory-7", "who may: whom the entry lets in"],
+        ),
     ],
 )
 def test_a_name_at_a_site(tmp_path: Path, asked: str, says: list[str]) -> None:
-    done = routed(tmp_path, asked, more=SITES)
+    done = routed(tmp_path, asked, more=SITES, clusters=AT_A_SITE)
     assert (done.exit_code, done.output.splitlines()[-len(says) :]) == (0, says)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import stat
 from pathlib import Path
 
@@ -97,6 +98,9 @@ def test_it_is_printed_again_without_its_key(desk: Desk) -> None:
     again = desk.added("factory-7", public(key), "--permit", "*:23")
     assert (again.stdout, desk.config.read_bytes()) == (first.stdout, written)
     assert "sites.factory-7.permit stays *:22: change it in the file" in again.stderr
+    again = desk.added("factory-7", "--permit", "*:23")
+    assert (again.stdout, desk.config.read_bytes()) == (first.stdout, written)
+    assert "sites.factory-7.permit stays *:22: change it in the file" in again.stderr
     only = desk.added("factory-7", "--print", "unit", "--listen", "1081")
     assert only.stdout.startswith("# /etc/systemd/system/kubemux-site-factory-7.service\n")
     assert "-R factory-7:1081" in only.stdout
@@ -113,6 +117,25 @@ def test_a_site_without_permit_is_a_caller_and_no_more(desk: Desk) -> None:
 def test_without_a_key_it_says_how_the_site_makes_one(desk: Desk) -> None:
     said = desk.refused("factory-7", code=2)
     assert "ssh-keygen -t ed25519 -N '' -C factory-7 -f ~/.ssh/factory-7" in said
+
+
+@pytest.mark.parametrize(
+    ("listen", "args", "words"),
+    [
+        ("0.0.0.0:2200", (), "--server bastion.example.com:2200 --permit 127.0.0.1:6443"),
+        ("192.0.2.1:22", ("--permit", "*:22"), "--server 192.0.2.1:22 --permit '*:22'"),
+        ("0.0.0.0:2222", ("--server", "b:443"), "--server b:443 --permit 127.0.0.1:6443"),
+    ],
+)
+def test_the_command_that_it_says_then_is_whole(
+    tmp_path: Path, listen: str, args: tuple[str, ...], words: str
+) -> None:
+    desk = Desk(tmp_path, listen)
+    said = desk.add("factory-7", *args).stderr
+    assert f"  kubemux site add factory-7 'ssh-ed25519 AAAA... factory-7' {words}\n" in said
+    line = public(new_key(desk.folder / "site"))
+    again = [line if "AAAA..." in word else word for word in shlex.split(said.splitlines()[-1])[3:]]
+    assert desk.add(*again).exit_code == 0
 
 
 def test_which_address_if_the_server_listens_at_all(desk: Desk) -> None:
@@ -155,6 +178,11 @@ def test_what_is_no_key_is_refused(desk: Desk) -> None:
     assert "it is a certificate" in desk.refused("factory-7", certificate, code=2)
     assert "does not exist" in desk.refused("factory-7", "--key", desk.folder / "missing.pub", code=2)
     assert "not both" in desk.refused("factory-7", public(key), "--key", "-", code=2)
+    Path(f"{key}.pub").write_text(public(key))
+    said = desk.refused("factory-7", f"{key}.pub", code=2)
+    assert f"write --key {key}.pub" in said
+    said = desk.refused("factory-7", public(key), "--permit", "127.0.0.1:6443,*:22", code=2)
+    assert "give each pattern its own --permit" in said
     assert "no port" in desk.refused("factory-7", public(key), "--permit", "node-a", code=2)
 
 

@@ -44,6 +44,21 @@ def test_the_steps_before_the_end_passed(outcome: Outcome, through_ssh: str, dir
     assert VIA_SSH.gateway != DIRECT
 
 
+@pytest.mark.parametrize(
+    ("outcome", "row"),
+    [
+        (Outcome(Result.OK, "", "", 1.0, Stage.HTTP), "oooo"),
+        (Outcome(Result.TIMEOUT, "", "", 1.0, Stage.CHANNEL), "oF--"),
+        (Outcome(Result.LINK_DOWN, "", "", 1.0, Stage.AUTH), "F---"),
+    ],
+)
+def test_the_link_of_a_site_is_one_step(outcome: Outcome, row: str) -> None:
+    letters = {Verdict.OK: "o", Verdict.FAILED: "F", Verdict.NOT_REACHED: "-"}
+    found = steps(VIA_SSH, outcome, connecting=0.1, by_site=True)
+    assert "".join(letters[step.verdict] for step in found) == row
+    assert (found[0].title, found[0].seconds) == ("link of site eu", None)
+
+
 @given(st.sampled_from(Result), st.sampled_from(Stage), st.booleans())
 def test_at_most_one_step_fails_and_nothing_passes_after_it(
     result: Result, stage: Stage, direct: bool

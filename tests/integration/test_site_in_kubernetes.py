@@ -21,7 +21,7 @@ def test_kubernetes_takes_the_deployment(name: str, apiserver: ApiServer, tmp_pa
     """The server checks it as when it is created. A misspelt key would be refused by kubectl."""
     server = Endpoint("bastion.example.com", 2222)
     permit = (Match.parse("10.1.0.0/16:22"),)
-    printed = FarSide(name, server, "ssh-ed25519 AAAA", permit, 1080).deployment(IMAGE)
+    printed = FarSide(name, server, ["ssh-ed25519 AAAA"], permit, 1080).deployment(IMAGE)
     kubeconfig = apiserver.kubeconfig(tmp_path / "kubeconfig")
     said = apiserver.kubectl(
         "create", "--dry-run=server", "--validate", "-f", "-", kubeconfig=kubeconfig, stdin=printed

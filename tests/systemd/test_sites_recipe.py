@@ -112,11 +112,11 @@ def test_from_nothing(machine: Machine) -> None:
 def as_a_user(machine: Machine, factory: Factory) -> None:
     """A user who has a kubeconfig for the cluster, and a key for the node."""
     files = {
-        ".kube/config": factory.kubeconfig,
+        "factory.kubeconfig": factory.kubeconfig,
         ".ssh/id_ed25519": (machine.root / "etc/ssh/of_a_user").read_text(),
         ".ssh/known_hosts": factory.known_hosts,
     }
-    machine.run("install", "-d", "-o", "me", "/home/me", "/home/me/.kube", "/home/me/.ssh")
+    machine.run("install", "-d", "-o", "me", "/home/me", "/home/me/.ssh")
     for name, text in files.items():
         (machine.root / "etc/ssh/one").write_text(text)
         machine.run("install", "-m", "600", "-o", "me", "-g", "me", "/etc/ssh/one", f"/home/me/{name}")

@@ -59,9 +59,9 @@ def add(path: Path, name: str, line: bytes, permit: Sequence[str]) -> list[str]:
                     path,
                     name,
                     "the site is there already, with another key",
-                    f"one key more: add its line to {_file_of(config, name)}",
+                    f"add its line to {_file_of(config, name)} for one key more, or replace the old line",
                 )
-            return [f"{path}: up to date", *_differing(config, name, permit)]
+            return [f"{path}: up to date", *differing(config, name, permit)]
         own = path.absolute().parent / "sites" / f"{name}.pub"
         document = yaml.parse(path.read_bytes(), str(path))
         assert isinstance(document.root, CommentedMap)  # noqa: S101 - it has been loaded as a configuration
@@ -103,7 +103,8 @@ def _file_of(config: Config, name: str) -> str:
     return str(files[0]) if files else f"a file in sites.{name}.authorized_keys"
 
 
-def _differing(config: Config, name: str, permit: Sequence[str]) -> list[str]:
+def differing(config: Config, name: str, permit: Sequence[str]) -> list[str]:
+    """A line about a `permit` that differs from that of the site, which stays."""
     has = [str(match) for match in config.sites[name].permit]
     if not permit or has == list(permit):
         return []

@@ -36,8 +36,8 @@ class FarSide:
     name: str
     server: Endpoint
     """The address at which the site dials the SSH server."""
-    host_key: str
-    """The host key of the SSH server, as `ssh-ed25519 BASE64`."""
+    host_keys: Sequence[str]
+    """The host keys of the SSH server, as `ssh-ed25519 BASE64`."""
     permit: Sequence[Match]
     port: int
     """The port of the dynamic forward. It is only a part of the forward's name: no machine listens on it."""
@@ -70,6 +70,7 @@ class FarSide:
 
     def _options(self) -> list[str]:
         there = _known_as(self.server)
+        known = r"\n".join(f"{there} {key}" for key in self.host_keys)
         opens = list(dict.fromkeys(map(_in_openssh, self.permit)))
         options = {
             "BatchMode": "yes",
@@ -77,7 +78,7 @@ class FarSide:
             **_KEEPALIVE,
             "ExitOnForwardFailure": "yes",
             "StrictHostKeyChecking": "yes",
-            "KnownHostsCommand": f"/bin/echo {there} {self.host_key}",
+            "KnownHostsCommand": f"/bin/echo {'-e ' if len(self.host_keys) > 1 else ''}{known}",
             "PermitRemoteOpen": " ".join(opens or ["none"]),
         }
         return [f"{key}={value}" for key, value in options.items()]
@@ -125,9 +126,8 @@ def _comment(line: str) -> str:
 
 def _lines(words: Sequence[str]) -> Iterator[str]:
     """The lines of a command for ExecStart=: each line has one option and its value."""
-    quoted = [f'"{word}"' if " " in word else word for word in words]
     line: list[str] = []
-    for word in quoted:
+    for word in map(_quoted, words):
         if line and word.startswith("-"):
             yield " ".join(line)
             line = []
@@ -135,6 +135,13 @@ def _lines(words: Sequence[str]) -> Iterator[str]:
     *option, last = line
     yield " ".join(option)
     yield last
+
+
+def _quoted(word: str) -> str:
+    if " " not in word:
+        return word
+    escaped = word.replace("\\", "\\\\")
+    return f'"{escaped}"'
 
 
 def _known_as(server: Endpoint) -> str:
@@ -164,6 +171,7 @@ def _in_openssh(match: Match) -> str:
 _UNIT: Final = """\
 # /etc/systemd/system/kubemux-site-{name}.service
 # The private key: install -D -m 400 ~/.ssh/{name} /etc/kubemux-site/{name}
+# Its start: systemctl daemon-reload && systemctl enable --now kubemux-site-{name}
 # Without libnss-systemd, ssh does not know the user that systemd makes up: useradd --system kubemux-site
 [Unit]
 Description=Site {name} of kubemux at {server}

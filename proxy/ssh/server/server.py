@@ -256,7 +256,9 @@ class SshServer:
         log.info("login ends", client=str(session.visit.address), reason=error.reason, message=str(error))
         if session.guest is not None:
             session.guest.ends(error)
-        session.conn.disconnect(asyncssh.DISC_BY_APPLICATION, f"kubemux: {error.reason}")
+        session.conn.disconnect(
+            asyncssh.DISC_BY_APPLICATION, f"kubemux: {error.reason}: {error.reason.meaning}"
+        )
 
     def send_away(self) -> None:
         """Close every connection that has not logged in, and every new one until `use` is called again."""

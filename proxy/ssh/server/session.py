@@ -28,7 +28,7 @@ from proxy.ssh.server.gate import Gate
 from proxy.ssh.server.login import SIGNATURES, Login, Refused, decide
 from proxy.ssh.server.startups import Source
 
-NO_SHELL: Final = "kubemux only forwards: use ssh -J, -W, -L or -D (with -N)"
+NO_SHELL: Final = "kubemux only forwards: use ssh -J, -W, -L or -D (with -N), and -R at a site"
 MOST_TRIES: Final = 20
 """Failed attempts per connection. sshd allows 6 (MaxAuthTries): an agent with many keys uses them up."""
 

@@ -27,14 +27,14 @@ class Forwards:
         """`most` is the maximum number of forwards. `is_taken(name)` says whether another site
         has this name.
         """
-        self._site = site
+        self.site = site
         self.most = most
         self._is_taken = is_taken
         self._fixed: set[Endpoint] = set()
         self.dynamic: Endpoint | None = None
 
     def __repr__(self) -> str:
-        return f"<Forwards of {self._site} fixed={len(self._fixed)} dynamic={self.dynamic}>"
+        return f"<Forwards of {self.site} fixed={len(self._fixed)} dynamic={self.dynamic}>"
 
     def __len__(self) -> int:
         return len(self._fixed) + (self.dynamic is not None)
@@ -55,11 +55,11 @@ class Forwards:
             )
         if not 0 < port <= _LARGEST_PORT:
             raise ForwardRefused(
-                f"-R {bind}: kubemux has no ports to choose, so write one, as in -R NAME:1080"
+                f"-R {bind}: kubemux has no ports to choose, so write one, as in -R {self.site}:1080"
             )
         if not host or host in ("localhost", "*"):
             raise ForwardRefused(
-                f"-R {port} has no name: write -R {self._site}:{port}, or -R NAME:{port}:HOST:PORT"
+                f"-R {port} has no name: write -R {self.site}:{port}, or -R NAME:{port}:HOST:PORT"
             )
         try:
             name = str(Host.parse(host))
@@ -69,12 +69,12 @@ class Forwards:
             raise ForwardRefused(f"-R {bind}: nobody asks for it in this way: write {Endpoint(name, port)}")
         if not may_listen:
             raise ForwardRefused(f"-R {bind}: the options of the key do not allow it")
-        if host != self._site and self._is_taken(host):
-            raise ForwardRefused(f"-R {bind} has the name of another site, and this is {self._site}")
+        if host != self.site and self._is_taken(host):
+            raise ForwardRefused(f"-R {bind} has the name of another site, and this is {self.site}")
         one = Endpoint(host, port)
         if len(self) >= self.most and one not in self._fixed and one != self.dynamic:
-            raise ForwardRefused(f"-R {bind}: sites.{self._site}.max_forwards is {self.most}")
-        if host == self._site:
+            raise ForwardRefused(f"-R {bind}: sites.{self.site}.max_forwards is {self.most}")
+        if host == self.site:
             if self.dynamic not in (None, one):
                 raise ForwardRefused(f"-R {bind}: -R {self.dynamic} is there already, and one is enough")
             self.dynamic = one
@@ -89,8 +89,8 @@ class Forwards:
         for one in self:
             if not may_listen(*one):
                 raise ForwardRefused(f"-R {one}: the options of the key do not allow it any more")
-            if one.host != self._site and self._is_taken(one.host):
-                raise ForwardRefused(f"-R {one} has the name of another site, and this is {self._site}")
+            if one.host != self.site and self._is_taken(one.host):
+                raise ForwardRefused(f"-R {one} has the name of another site, and this is {self.site}")
 
     def cancel(self, host: str, port: int) -> bool:
         """Remove a forward; returns whether there was one."""

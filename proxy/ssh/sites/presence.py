@@ -17,7 +17,10 @@ log = structlog.get_logger("kubemux.site")
 
 AWAY_S: Final = 3.0
 """The metrics show a site as connected for this long after its last link: systemd may restart its ssh."""
-_COMES_NOT: Final = "does its ssh run? What it says there, or the log here, is why it does not get in"
+_COMES_NOT: Final = (
+    "does its ssh run, and can it reach this machine? What it prints there, or the log of kubemux here, "
+    "says why it does not get in"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +106,17 @@ class Presence:
             return None
         return RefusalSnapshot(one.reason, one.message, self._loop.time() - one.at)
 
-    def why_away(self, failure: LinkError | None) -> LinkError | LinkDown | None:
+    def why_away(self, failure: LinkError | None, *, calls_only: bool) -> LinkError | LinkDown | None:
         """Why it is away; None if it is there. `failure` is why its last link ended, as far as that says
-        something.
+        something. `calls_only`: it has logged in, and has asked for no forward.
         """
         if self._came_at is not None:
             return None
+        if calls_only:
+            return LinkDown(
+                "it has logged in, and its ssh has no -R",
+                hint=f"add -R {self._site}:1080; kubemux site add {self._site} prints the whole command",
+            )
         if failure is not None:
             return failure
         since = "since its last link was closed" if self._has_come else "since kubemux started"

@@ -23,6 +23,7 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.snapshots import SiteLinkSnapshot, SiteSnapshot
 from proxy.ssh.server.session import Guest, Session
 from proxy.ssh.sites.presence import Presence
+from proxy.ssh.sites.remedies import remedy
 from proxy.ssh.sites.site_link import SiteLink
 from proxy.ssh.sites.visitor import Visitor
 from proxy.ssh.sites.visitors import Visitors
@@ -34,6 +35,8 @@ from proxy.ssh.supervision.waiting import Waiting
 from proxy.ssh.turns import Turns
 
 _NEVER_DIALS: Final = Retry(lambda _: None)
+FORWARDS_S: Final = 2.0
+"""An ssh that has asked for no forward for so long after its login has none to ask for."""
 
 
 class Site:
@@ -57,7 +60,7 @@ class Site:
         self.name = name
         self.config = config
         self._on_change = on_change
-        self._report = report = Report(name, record)
+        self._report = report = Report(name, record, remedy=remedy)
         self._links: Links[SiteLink] = Links()
         self._lifetimes = Lifetimes(
             name,
@@ -68,7 +71,12 @@ class Site:
             on_lost=self._link_lost,
             on_change=self._changed,
         )
-        self._waiting = Waiting(f"site {name}", _NEVER_DIALS, lambda: self._failure)
+        self._waiting = Waiting(
+            f"site {name}",
+            _NEVER_DIALS,
+            lambda: self._failure,
+            hint=f"kubemux site show {name} says since when, and why",
+        )
         self._visitors = Visitors(self, budget=budget, turns=turns, is_taken=is_taken, on_open=on_open)
         self._failure: LinkError | None = None
         self._presence = Presence(name)
@@ -186,7 +194,7 @@ class Site:
             raise ChannelProhibited(f"site {self.name}: {exc}") from exc
         if not is_permitted:
             raise ChannelProhibited(
-                f"sites.{self.name}.permit does not have {target}",
+                ssh_rules.not_permitted(self.name, self.config, target),
                 hint=f"add {target} to sites.{self.name}.permit, if it may be asked for",
             )
 
@@ -214,7 +222,7 @@ class Site:
     def snapshot(self) -> SiteSnapshot:
         """For the status. The caller fills in the numbers of connections and bytes."""
         presence = self._presence
-        failure = presence.why_away(self._failure)
+        failure = presence.why_away(self._failure, calls_only=self._calls_only())
         return SiteSnapshot(
             name=self.name,
             state=self._report.state,
@@ -227,13 +235,18 @@ class Site:
             reconnects=self._report.reconnects,
             reason=failure.reason if failure else "",
             message=str(failure) if failure else "",
-            hint=failure.hint if failure else "",
+            hint="" if failure is None else remedy(failure),
             refused=presence.refusal,
             connections=0,
             connections_total=0,
             bytes_to_site=0,
             bytes_from_site=0,
         )
+
+    def _calls_only(self) -> bool:
+        """Whether a login of it has asked for no forward, although there was time for that."""
+        links = [visitor.link for visitor in self._visitors]
+        return any(link.age > FORWARDS_S and not len(link.forwards) for link in links)
 
     def reconfigure(self, config: SiteConfig) -> None:
         """Use other settings. The links stay; the SSH server checks whether their keys are still accepted."""

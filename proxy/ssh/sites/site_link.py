@@ -86,7 +86,7 @@ class SiteLink(Link):
             has = ", ".join(map(str, self.forwards)) or "none at all"
             raise ChannelProhibited(
                 f"{self.server} has no forward for {target}; it has {has}",
-                hint=f"the ssh of the site needs -R {target}:HOST:PORT, or -R with the site's own name",
+                hint=f"the ssh of the site needs -R {self.forwards.site}:1080, or -R {target}:HOST:PORT",
             )
         asked = question(target)
         try:

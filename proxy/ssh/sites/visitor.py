@@ -111,7 +111,10 @@ class Visitor(Guest):
         except LinkDown:
             return
         except ChannelError as exc:
-            self._refuse(ForwardRefused(f"-R {forward} leads nowhere: {exc}"))
+            why = f"-R {forward} leads nowhere: {exc}"
+            if forward == self.link.forwards.dynamic:
+                why += "; with the site's own name, -R takes no target"
+            self._refuse(ForwardRefused(why))
             return
         if not self.link.closed.done():
             if self._watching is not None:

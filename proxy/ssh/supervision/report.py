@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,7 +25,14 @@ log = structlog.get_logger("kubemux.gateway")
 class Report:
     """Writes the log and the metrics of one gateway."""
 
-    def __init__(self, name: str, record: GatewayRecord) -> None:
+    def __init__(
+        self,
+        name: str,
+        record: GatewayRecord,
+        *,
+        remedy: Callable[[LinkError], str] = lambda error: error.hint,
+    ) -> None:
+        """`remedy(error)` is the hint in the log for a link that has ended."""
         self.state = GatewayState.CONNECTING
         self.reconnects = 0
         self.expiries: dict[str, float] = {}
@@ -35,6 +43,7 @@ class Report:
         """
         self._name = name
         self._record = record
+        self._remedy = remedy
         self._log = log.bind(gateway=name)
 
     def start(self) -> None:
@@ -127,7 +136,7 @@ class Report:
             say = self._log.info
         if self.is_quiet:
             say = self._log.debug
-        fields = {"hint": error.hint} if error.hint else {}
+        fields = {"hint": hint} if (hint := self._remedy(error)) else {}
         seconds = round(link.age, 1)
         say(
             event,

@@ -19,8 +19,17 @@ class Waiting:
     that the clients get.
     """
 
-    def __init__(self, subject: str, retry: Retry, why: Callable[[], LinkError | None]) -> None:
-        """`subject` is the gateway or site, for messages: `site factory-7`."""
+    def __init__(
+        self,
+        subject: str,
+        retry: Retry,
+        why: Callable[[], LinkError | None],
+        *,
+        hint: str | None = None,
+    ) -> None:
+        """`subject` is the gateway or site, for messages: `site factory-7`. `hint` is what its clients are
+        told to do; None for the usual one.
+        """
         self.up = asyncio.Event()
         """Set while a link is up."""
         self._held = 0
@@ -28,6 +37,7 @@ class Waiting:
         self._subject = subject
         self._retry = retry
         self._why = why
+        self._hint = hint
         self._loop = asyncio.get_running_loop()
         self._outage = Outage(self._loop.time())
         self._dialled: asyncio.Future[LinkError | None] = self._loop.create_future()
@@ -81,14 +91,14 @@ class Waiting:
         if self.is_given_up(until - now):
             seconds = self._outage.seconds(now)
             raise LinkDown(
-                f"{self._subject} has no link, and has had none for {seconds:.0f} s"
+                f"{self._subject} has no link, and has had none for {seconds:.0f} s", hint=self._hint
             ) from self._why()
         try:
             self._held += 1
             async with asyncio.timeout_at(until):
                 await self.up.wait()
         except TimeoutError:
-            raise LinkDown(f"{self._subject} has no link") from self._why()
+            raise LinkDown(f"{self._subject} has no link", hint=self._hint) from self._why()
         finally:
             self._held -= 1
 

@@ -19,8 +19,13 @@ from proxy.runtime.endpoint import Endpoint
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIG25Lj4n0D8aLIURa/SFpa7A8g2FaLvQuQSo2glKfmXm"
 
 
-def site(*permit: str, name: str = "factory-7", server: str = "bastion.example.com:2222") -> FarSide:
-    return FarSide(name, Endpoint.parse(server), HOST_KEY, tuple(map(Match.parse, permit)), 1080)
+def site(
+    *permit: str,
+    name: str = "factory-7",
+    server: str = "bastion.example.com:2222",
+    host_keys: tuple[str, ...] = (HOST_KEY,),
+) -> FarSide:
+    return FarSide(name, Endpoint.parse(server), host_keys, tuple(map(Match.parse, permit)), 1080)
 
 
 def as_ssh_reads_it(command: str) -> dict[str, str]:

@@ -10,12 +10,17 @@ from typing import NamedTuple
 
 import pytest
 
+from proxy.config.matches import Match
 from proxy.config.model import SiteConfig
+from proxy.errors import KeepaliveTimeout, LinkDown, LinkError, LinkLost
 from proxy.metrics.records import GatewayRecord
 from proxy.relay.budget import MemoryBudget
+from proxy.runtime.endpoint import Endpoint
 from proxy.snapshots import GatewayState
 from proxy.ssh.server.server import SshServer
-from proxy.ssh.sites import presence as module
+from proxy.ssh.sites import presence
+from proxy.ssh.sites import site as module
+from proxy.ssh.sites.remedies import remedy
 from proxy.ssh.sites.site import Site
 from proxy.ssh.turns import Turns
 from tests.support.ssh_bed import WAIT_S, SshBed, ended
@@ -23,6 +28,7 @@ from tests.support.ssh_bed import WAIT_S, SshBed, ended
 pytestmark = pytest.mark.sshd
 
 CONNECTIONS = 2
+THERE = Endpoint("127.0.0.1", 22)
 
 
 class Said(NamedTuple):
@@ -42,7 +48,7 @@ class Watched:
         self._record = GatewayRecord()
         self.site = Site(
             "factory-7",
-            SiteConfig(connections=CONNECTIONS),
+            SiteConfig(connections=CONNECTIONS, permit=(Match.parse(str(THERE)),)),
             budget=MemoryBudget(64 << 20, connections=10),
             turns=Turns(),
             record=self._record,
@@ -91,7 +97,7 @@ async def test_a_replacement_is_no_gap_and_a_short_absence_is_none_in_the_metric
             await ended(client)
         await one.links(0, CONNECTIONS)
         assert set(one.said) == {up[0], Said(GatewayState.DOWN, 0, True)}
-        monkeypatch.setattr(module, "AWAY_S", 0.0)
+        monkeypatch.setattr(presence, "AWAY_S", 0.0)
         assert not one.site.is_connected
         assert one.site.snapshot().away is not None
 
@@ -99,3 +105,40 @@ async def test_a_replacement_is_no_gap_and_a_short_absence_is_none_in_the_metric
         stack.push_async_callback(ended, clients[-1])
         await one.links(1, CONNECTIONS + 1)
         assert one.said[-1] == up[0]
+
+
+async def test_what_it_says_while_it_is_away_fits_a_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kubemux does not dial a site, and a site has no sshd whose log could help."""
+    monkeypatch.setattr(module, "FORWARDS_S", 0.0)
+    one, bed = Watched(), SshBed(tmp_path / "bed")
+    bed.server = SshServer(on_login=one.site.logged_in, record=bed.record)
+    async with bed, AsyncExitStack() as stack:
+        stack.push_async_callback(one.site.close)
+        client = await bed.start(bed.factory, "-N", "-R", "factory-7:1080")
+        stack.push_async_callback(ended, client)
+        await one.links(1, 0)
+        await ended(client)
+        await one.links(0, 0)
+        away = one.site.snapshot()
+        assert (away.reason, away.hint) == ("link_lost", remedy(LinkLost("")))
+        with pytest.raises(LinkDown) as lost:
+            await one.site.open_channel(THERE, origin=THERE, hold_until=0.0)
+        assert lost.value.hint == "kubemux site show factory-7 says since when, and why"
+
+        caller = await bed.start(bed.factory, "-N")
+        stack.push_async_callback(ended, caller)
+        async with asyncio.timeout(WAIT_S):
+            while not one.site.snapshot().callers:
+                await asyncio.sleep(0.01)
+        away = one.site.snapshot()
+        assert (away.reason, away.message) == ("link_down", "it has logged in, and its ssh has no -R")
+        assert away.hint.startswith("add -R factory-7:1080")
+
+
+@pytest.mark.parametrize("reason", [LinkLost, KeepaliveTimeout, LinkError])
+def test_no_remedy_for_a_site_is_one_for_a_gateway(reason: type[LinkError]) -> None:
+    said = remedy(reason("it is gone"))
+    assert "site" in said
+    assert not any(word in said for word in ("kubemux dials", "sshd", "gateway"))
