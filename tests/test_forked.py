@@ -52,7 +52,7 @@ def test_a_daemon_is_the_same_process(tmp_path: Path) -> None:
         forked.wait_for("the same state", lambda: state(forked.pid) == state(executed.pid))
 
 
-def test_its_reader_is_the_same_too(tmp_path: Path) -> None:
+def test_its_configuration_reader_is_the_same(tmp_path: Path) -> None:
     """A daemon that is forked forks what reads its configuration."""
     said = []
     for executes in (True, False):
@@ -90,7 +90,7 @@ def test_a_signal_ends_it(popen: Start, tmp_path: Path) -> None:
 
 
 @BOTH
-def test_a_terminal_is_one(popen: Start, tmp_path: Path) -> None:
+def test_a_terminal_is_a_terminal(popen: Start, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("version: 1\n")
     ours, its = pty.openpty()
     try:
@@ -105,7 +105,7 @@ def test_a_terminal_is_one(popen: Start, tmp_path: Path) -> None:
 
 
 @BOTH
-def test_its_environment_is_what_was_given(popen: Start, tmp_path: Path) -> None:
+def test_it_has_the_given_environment(popen: Start, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "KUBEMUX_CONFIG"}
     answers = []
     for more in ({}, {"KUBEMUX_CONFIG": str(tmp_path / "here.yaml")}):
@@ -116,7 +116,7 @@ def test_its_environment_is_what_was_given(popen: Start, tmp_path: Path) -> None
     assert f"{tmp_path}/here.yaml: the file does not exist".encode() in answers[1]
 
 
-def test_what_an_interpreter_reads_is_left_to_a_new_one(tmp_path: Path) -> None:
+def test_with_an_environment_for_the_interpreter_it_is_executed(tmp_path: Path) -> None:
     """A fork would not see it: its interpreter has started long ago."""
     (tmp_path / "sitecustomize.py").write_text("print('a new interpreter')")
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])

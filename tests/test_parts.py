@@ -171,5 +171,5 @@ def test_a_person_is_asked(tmp_path: Path, repository: Path, answer: bytes, inst
     assert ("not installed: tests that need them are skipped" in said) is not installs
 
 
-def test_what_is_there_is_not_asked_for(tmp_path: Path, repository: Path) -> None:
+def test_an_installed_program_is_not_requested(tmp_path: Path, repository: Path) -> None:
     assert inside(tmp_path, repository, "bash /mnt/parts.sh sh:dash bash:bash") == ""

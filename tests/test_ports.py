@@ -41,6 +41,6 @@ def test_a_port_is_not_given_twice_in_a_row_of_many() -> None:
     assert len(set(drawn)) == len(drawn)
 
 
-def test_none_can_be_the_source_of_an_outgoing_connection() -> None:
+def test_no_port_is_used_by_an_outgoing_connection() -> None:
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert all(free_port() < lowest for _ in range(DRAWN))

@@ -184,7 +184,7 @@ def test_clean(command: list[str]) -> None:
     assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}{done.stderr}"
 
 
-def test_the_tree_tells_the_story() -> None:
+def test_the_top_level_has_only_the_wings() -> None:
     """The top level of `proxy` has only the wings, and the loose modules that all of them use."""
     top = [path for path in (ROOT / "proxy").iterdir() if path.name != "__pycache__"]
     assert len([path for path in top if path.is_dir()]) <= 16
@@ -248,7 +248,7 @@ def test_nothing_is_unused() -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_says_what_it_is_and_is_no_longer_than_a_few_screens(module: str) -> None:
+def test_a_module_has_a_docstring_and_at_most_400_lines(module: str) -> None:
     text = MODULES[module].read_text()
     assert ast.get_docstring(ast.parse(text)), f"{module} has no docstring"
     assert len(text.splitlines()) <= 400, f"{module} wants splitting, by direction or phase"
@@ -269,7 +269,7 @@ def test_every_task_has_an_owner(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "proxy.runtime.names"])
-def test_nobody_uses_threads_that_everybody_shares(module: str) -> None:
+def test_no_code_uses_the_shared_default_executor(module: str) -> None:
     """Neither the loop's default executor nor libuv's thread pool (uvloop's `getaddrinfo`): calls that hang
     there use up the threads of the whole process.
     """

@@ -435,7 +435,7 @@ _AS_A_PERSON = (
     ids=["a container", "a person"],
 )
 @pytest.mark.parametrize("ci", ["", "true"])
-def test_what_needs_namespaces_looks_for_them_first(become: tuple[str, ...], reason: str, ci: str) -> None:
+def test_tests_with_namespaces_check_for_them_first(become: tuple[str, ...], reason: str, ci: str) -> None:
     """Without namespaces, each test would wait a minute for a systemd that cannot boot. In CI it must fail,
     not skip.
     """

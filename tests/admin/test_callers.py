@@ -106,7 +106,7 @@ async def test_paths_that_resemble_an_order_are_not_found(
     ("method", "allow"),
     [(b"BREW", b"GET, HEAD"), (b"get", b"GET, HEAD"), (b"TRACE", b"GET, HEAD"), (b"CONNECT", b"GET, HEAD")],
 )
-async def test_an_unknown_method_is_told_which_there_are(
+async def test_an_unknown_method_gets_the_allowed_ones(
     daemon: Daemon, tmp_path: Path, method: bytes, allow: bytes
 ) -> None:
     async with serving(daemon, tmp_path / "s") as endpoint:

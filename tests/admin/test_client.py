@@ -249,7 +249,7 @@ async def test_a_proxy_of_the_environment_is_for_other_places(
         (Path("/" + "x" * 200), f"/{'x' * 200}: AF_UNIX path too long"),
     ],
 )
-async def test_where_nobody_listens_the_system_says_why(where: Endpoint | Path, said: str) -> None:
+async def test_without_a_listener_the_message_is_the_systems(where: Endpoint | Path, said: str) -> None:
     with pytest.raises(AdminError) as caught:
         await ask(where, "GET", "/status", budget=30)
     assert str(caught.value).startswith(said)

@@ -140,7 +140,7 @@ async def test_an_order_must_be_a_post_and_name_its_object(unix: Asker, daemon: 
     assert daemon.orders == []
 
 
-async def test_failures_of_orders_say_what_to_do(unix: Asker, daemon: Daemon) -> None:
+async def test_failures_of_orders_have_a_remedy(unix: Asker, daemon: Daemon) -> None:
     answer = await unix.post("/-/reconnect?gateway=nope")
     assert answer.status == 404
     assert answer.json() == {
@@ -373,7 +373,7 @@ async def test_one_connection_too_many_takes_the_place_of_the_one_that_waited_fo
 
 
 @pytest.mark.both_loops(pauses=True)
-async def test_callers_that_never_read_keep_nobody_out(daemon: Daemon, tmp_path: Path) -> None:
+async def test_callers_that_never_read_do_not_lock_others_out(daemon: Daemon, tmp_path: Path) -> None:
     """Their connections are closed, the oldest first; a client that reads keeps its connection."""
     daemon.shown = LONG
     async with asyncio.timeout(6 * SECONDS), serving(daemon, tmp_path / "s", answer_timeout=60.0) as endpoint:

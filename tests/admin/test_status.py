@@ -22,7 +22,7 @@ def test_every_snapshot_survives_the_way_through_json(snapshot: DaemonSnapshot) 
     assert from_document(json.loads(json.dumps(to_document(snapshot)))) == snapshot
 
 
-def test_the_document_is_what_scripts_rely_on() -> None:
+def test_the_document_has_the_documented_fields() -> None:
     snapshot = replace(
         DAEMON, gateways=(EU_EDGE,), clusters=(PROD_EU,), entries=(PROXY,), routes=(NODES,), sites=(SITE,)
     )
@@ -158,7 +158,7 @@ def test_the_document_is_what_scripts_rely_on() -> None:
         ("ok", "version 1"),
     ],
 )
-def test_what_is_not_a_document_of_this_version_is_refused(document: object, complaint: str) -> None:
+def test_a_document_of_another_version_is_refused(document: object, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         from_document(document)
 
@@ -213,7 +213,7 @@ def test_unbound_listeners_and_draining_make_it_unready(snapshot: DaemonSnapshot
     assert lines[-1] == "readyz check failed"
 
 
-def test_what_is_idle_is_neither_well_nor_broken() -> None:
+def test_an_idle_gateway_is_neither_up_nor_down() -> None:
     idle = replace(US_WEST, state=GatewayState.IDLE, retry_in=None, reason="")
     asleep = replace(PROD_US, state=ClusterState.IDLE, reason="")
     unbound = replace(asleep, name="unbound", listening=False, reason="listen_failed")

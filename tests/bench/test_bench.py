@@ -102,12 +102,12 @@ def test_a_quick_run_answers_the_questions_asked(tmp_path: Path) -> None:
     assert all(20 <= column["median"] < 500 for column in pings.values()), pings
 
 
-def test_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_programs_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "find", lambda program: None if program in ("wrk", "ab") else program)
     assert machine.missing() == "missing: wrk, ab (Debian: sudo apt install wrk apache2-utils)"
 
 
-def test_says_what_the_machine_had_for_it() -> None:
+def test_the_result_describes_the_machine() -> None:
     assert machine.pace() > 0
     assert machine.describe_paces([16.74, 13.42, 15.0]) == "one core seals 13.4 to 16.7 GB/s (AES-128-GCM)"
     busy = machine.describe_paces([16.74, 10.3])
@@ -193,7 +193,7 @@ def test_haproxy_carries_every_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("loads")
-def test_the_line_holds_every_byte_for_half_a_round_trip_and_changes_none(tmp_path: Path) -> None:
+def test_the_relay_delays_every_byte_and_changes_none(tmp_path: Path) -> None:
     with servers.nginx(tmp_path / "nginx") as http, servers.echo() as echo:
         ports = distinct_ports(2)
         command = [sys.executable, "-m", "bench.delay", "0.06", f"{ports[0]}:{http}", f"{ports[1]}:{echo}"]
@@ -245,7 +245,7 @@ def test_cpu_time_is_the_process_own() -> None:
         assert 0.2 - 0.01 <= cpu_seconds(busy.pid) < 0.4
 
 
-def test_waiting_for_a_port_says_who_ended_first(tmp_path: Path) -> None:
+def test_waiting_for_a_port_names_the_process_that_ended(tmp_path: Path) -> None:
     (port,) = distinct_ports(1)
     assert port not in listening()
     command = [sys.executable, "-c", "raise SystemExit(3)"]
@@ -333,7 +333,7 @@ def test_the_charts_that_are_kept_are_those_of_the_figures_that_are(kept: Path, 
     assert not outside(drawn)
 
 
-def test_who_does_not_draw_does_without_matplotlib() -> None:
+def test_matplotlib_is_imported_only_to_draw() -> None:
     script = "import sys, bench.__main__, tests.faults.test_soak; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60, check=True)
 

@@ -36,7 +36,7 @@ def test_times_are_for_one_item() -> None:
     assert run.yardsticks == pytest.approx({"seal": 10, "accept": 20})
 
 
-def test_what_was_slow_once_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_parts_are_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     fast = parts.Run(**json.loads(parts.BASELINE.read_text()))
     slow = fast._replace(parts={name: 2 * us for name, us in fast.parts.items()})
     for runs, exit_code in ([fast], 0), ([slow, fast], 0), ([slow, slow], 1):

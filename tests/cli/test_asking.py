@@ -80,9 +80,7 @@ async def test_no_daemon_exits_1_and_says_how_to_find_out(config: Path, args: li
     [["status"], ["status", "--json"], ["reload"], ["reconnect", "eu-edge"], ["drain", "prod-eu"]],
     ids=" ".join,
 )
-async def test_another_daemon_is_neither_shown_nor_told_anything(
-    daemon: Daemon, config: Path, args: list[str]
-) -> None:
+async def test_another_daemon_gets_no_order(daemon: Daemon, config: Path, args: list[str]) -> None:
     """The other daemon has the same admin address."""
     theirs = f"{config.parent}/the other.yaml"
     daemon.shown = replace(daemon.shown, config_path=theirs)
@@ -164,7 +162,9 @@ async def test_drain_tells_what_leads_through_a_gateway(
 @pytest.mark.parametrize(
     ("cut", "said"), [(0, "drained"), (1, "drained, 1 connection cut"), (2, "drained, 2 connections cut")]
 )
-async def test_drain_tells_what_it_has_cut(daemon: Daemon, config: Path, cut: int, said: str) -> None:
+async def test_drain_prints_how_many_connections_it_cut(
+    daemon: Daemon, config: Path, cut: int, said: str
+) -> None:
     daemon.cut = cut
     assert (await kubemux("drain", "a", "--config", config)).stdout == f"a: {said}\n"
 
@@ -279,7 +279,7 @@ async def test_an_order_through_a_file_without_a_socket_says_where_else_to_look(
     assert ("kill -HUP PID" in shown.stderr) == (order == ["reload"])  # this order does nothing else
 
 
-async def test_a_daemon_of_another_version_is_told_apart(
+async def test_a_daemon_of_another_version_is_recognised(
     daemon: Daemon, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.admin.status.SCHEMA_VERSION", 2)
@@ -363,7 +363,7 @@ async def watching(
         await process.wait()
 
 
-async def test_watch_keeps_what_is_broken_in_sight_through_a_resize(daemon: Daemon, config: Path) -> None:
+async def test_watch_still_shows_broken_ones_after_a_resize(daemon: Daemon, config: Path) -> None:
     clusters = [
         replace(PROD_EU, name=f"c{number:03}", listen=f"127.0.0.1:{20000 + number}") for number in range(200)
     ]
@@ -392,7 +392,7 @@ async def test_watch_keeps_what_is_broken_in_sight_through_a_resize(daemon: Daem
         assert await asyncio.wait_for(process.wait(), SECONDS) == 0
 
 
-async def test_watch_tells_the_age_of_what_it_shows_while_the_daemon_is_silent(config: Path) -> None:
+async def test_watch_shows_the_age_of_the_data_while_the_daemon_is_silent(config: Path) -> None:
     daemon = Daemon(replace(DAEMON, config_path=str(config)))
     server = daemon.server()
     async with Terminal() as terminal:
@@ -417,7 +417,7 @@ async def test_watch_does_not_begin_with_a_name_that_there_is_not(daemon: Daemon
         assert await asyncio.wait_for(process.wait(), SECONDS) == 2
 
 
-async def test_names_choose_what_is_shown(daemon: Daemon, config: Path) -> None:
+async def test_names_choose_the_shown_items(daemon: Daemon, config: Path) -> None:
     shown = await kubemux("status", "stage-us", "--config", config)
     assert (shown.exit_code, "stage-us" in shown.stdout, "prod-eu" in shown.stdout) == (0, True, False)
     document = json.loads((await kubemux("status", "--json", "us-west", "--config", config)).stdout)

@@ -27,7 +27,7 @@ from tests.support.ssh_keys import new_key
         ("IdentityFile {key}.pub\n", "only an agent can have its other half"),
     ],
 )
-def test_what_cannot_be_used_is_a_warning(tmp_path: Path, text: str, says: str) -> None:
+def test_an_unusable_ssh_config_is_a_warning(tmp_path: Path, text: str, says: str) -> None:
     key, ssh_config, config = new_key(tmp_path / "key"), tmp_path / "ssh_config", tmp_path / "config.yaml"
     ssh_config.write_text(text.format(key=key))
     config.write_text(

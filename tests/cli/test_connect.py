@@ -107,7 +107,7 @@ def test_a_configuration_that_cannot_be_read_is_not_needed(tmp_path: Path) -> No
     assert "hint: say where the entry is: --entry unix:PATH, or KUBEMUX_ENTRY=unix:PATH" in done.output
 
 
-def test_a_configuration_without_entries_is_told(tmp_path: Path) -> None:
+def test_a_configuration_without_entries_gets_a_message(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("version: 1\n")
     done = connect("nb", "22", "--config", str(path))

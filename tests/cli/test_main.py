@@ -157,7 +157,7 @@ def test_a_failure_exits_1_with_a_line_and_a_hint() -> None:
     ids=lambda error: type(error).__name__,
 )
 @pytest.mark.parametrize("debug", ["", "1"])
-def test_what_the_other_side_said_cannot_drive_the_terminal(error: Exception, debug: str) -> None:
+def test_text_from_the_peer_cannot_control_the_terminal(error: Exception, debug: str) -> None:
     said = failing(error, KUBEMUX_DEBUG=debug).output
     assert said
     assert all(char.isprintable() or char == "\n" for char in said), ascii(said)

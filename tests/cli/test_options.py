@@ -96,7 +96,7 @@ def test_the_machines_file_comes_before_the_users_and_one_that_is_named_before_b
     [["check"], ["run"], ["status"], ["reload"], ["probe", "c"], ["kubeconfig", "export"]],
     ids=" ".join,
 )
-def test_where_there_is_none_the_message_names_every_place(home: Path, args: list[str]) -> None:
+def test_without_a_file_the_message_names_every_place(home: Path, args: list[str]) -> None:
     shown = CliRunner().invoke(main, args)
     assert (shown.exit_code, shown.stdout) == (78, "")
     assert f"{home}/etc/config.yaml: " in shown.stderr
@@ -164,7 +164,7 @@ def test_an_empty_variable_names_no_file(home: Path, monkeypatch: pytest.MonkeyP
     ],
 )
 @pytest.mark.parametrize("command", ["check", "run", "status"])
-def test_what_is_no_configuration_is_said_to_be_none(
+def test_a_file_that_is_no_configuration_is_named_so(
     home: Path, command: str, name: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)

@@ -86,7 +86,7 @@ def test_a_route_that_matches_is_explained(tmp_path: Path, args: list[str], says
     assert (done.exit_code, done.output) == (0, says)
 
 
-def test_the_entrys_own_allow_is_told_with_it(tmp_path: Path) -> None:
+def test_the_entrys_own_allow_is_shown_too(tmp_path: Path) -> None:
     for entry, says in (("egress", []), ("roots", ["who may use entry roots: uid:root, cert:ci"])):
         done = routed(tmp_path, "node-7:22", "--entry", entry)
         assert done.exit_code == 0
@@ -108,7 +108,7 @@ def test_the_ssh_server_is_an_entry(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_refused_is_explained_and_exits_1(tmp_path: Path) -> None:
+def test_a_refusal_is_explained_and_exits_1(tmp_path: Path) -> None:
     done = routed(tmp_path, "prod-ue:443")
     assert done.exit_code == 1
     assert done.output.splitlines() == [
@@ -166,19 +166,19 @@ def test_a_route_to_pods_is_explained_as_depending_on_the_daemon(tmp_path: Path)
         ("prod-eu:" + "9" * 5000, "port 999999999 is out of range 1-65535."),
     ],
 )
-def test_what_is_no_host_and_port_is_a_mistake_in_usage(tmp_path: Path, asked: str, says: str) -> None:
+def test_a_target_that_is_no_host_and_port_is_a_usage_error(tmp_path: Path, asked: str, says: str) -> None:
     done = routed(tmp_path, asked)
     assert done.exit_code == 2
     assert says in done.output
 
 
-def test_a_terminal_is_not_moved_by_what_is_asked(tmp_path: Path) -> None:
+def test_the_requested_name_cannot_control_the_terminal(tmp_path: Path) -> None:
     done = routed(tmp_path, "\x1b[2J\u202enode:22")
     assert done.exit_code == 1
     assert not {"\x1b", "\u202e"} & set(done.output)
 
 
-def test_an_entry_that_there_is_not_is_told_those_that_there_are(tmp_path: Path) -> None:
+def test_an_unknown_entry_gets_the_list_of_entries(tmp_path: Path) -> None:
     done = routed(tmp_path, "node-7:22", "--entry", "egres")
     assert done.exit_code == 2
     assert "no entry is called 'egres'" in done.output

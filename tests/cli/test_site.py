@@ -61,7 +61,7 @@ def desk(tmp_path: Path) -> Desk:
 
 
 @pytest.mark.parametrize("way", ["argument", "file", "stdin"])
-def test_a_site_is_written_and_what_it_needs_is_printed(desk: Desk, way: str) -> None:
+def test_a_site_is_added_and_its_commands_are_printed(desk: Desk, way: str) -> None:
     key = new_key(desk.folder / "site")
     line = f"{public(key)} factory-7"
     if way == "argument":
@@ -107,7 +107,7 @@ def test_it_is_printed_again_without_its_key(desk: Desk) -> None:
     assert "kind: Deployment" not in only.stdout
 
 
-def test_a_site_without_permit_is_a_caller_and_no_more(desk: Desk) -> None:
+def test_a_site_without_permit_can_only_be_a_caller(desk: Desk) -> None:
     done = desk.added("factory-7", public(new_key(desk.folder / "site")))
     assert "nothing may be asked of factory-7 yet" in done.stderr
     assert "PermitRemoteOpen=none" in done.stdout
@@ -138,7 +138,7 @@ def test_the_command_that_it_says_then_is_whole(
     assert desk.add(*again).exit_code == 0
 
 
-def test_which_address_if_the_server_listens_at_all(desk: Desk) -> None:
+def test_a_server_on_all_addresses_needs_the_server_option(desk: Desk) -> None:
     key = public(new_key(desk.folder / "site"))
     done = desk.add("factory-7", key)
     assert (done.exit_code, desk.config.read_text()) == (2, desk.before)
@@ -162,7 +162,7 @@ def test_a_private_key_is_refused_and_not_shown(desk: Desk) -> None:
     assert "that is a private key" in desk.refused("factory-7", "--key", encrypted, code=2)
 
 
-def test_what_is_no_key_is_refused(desk: Desk) -> None:
+def test_an_argument_that_is_no_public_key_is_refused(desk: Desk) -> None:
     key, other = new_key(desk.folder / "site"), new_key(desk.folder / "other")
     assert "there are 0 keys" in desk.refused("factory-7", "--key", "-", code=2, stdin="# nothing\n")
     two = f"{public(key)}\n{public(other)}\n"
@@ -210,7 +210,7 @@ def test_names_that_no_site_may_have(desk: Desk, name: str, message: str) -> Non
     assert message in said
 
 
-def test_a_file_of_somebody_else_is_left_alone(desk: Desk) -> None:
+def test_another_existing_file_is_not_overwritten(desk: Desk) -> None:
     (desk.folder / "sites").mkdir()
     (desk.folder / "sites/factory-7.pub").write_text("mine\n")
     said = desk.refused("factory-7", public(new_key(desk.folder / "site")), code=78)

@@ -143,7 +143,7 @@ NAMES += ["10.0.0.1", "10.0.1.1", "10.1.0.1", "11.0.0.1", "fd00::1", "fd00::2"]
         "[fd00::1]:22",
     ],
 )
-def test_patterns_mean_to_ssh_what_they_mean_to_us(tmp_path: Path, match: str) -> None:
+def test_patterns_match_the_same_names_in_ssh(tmp_path: Path, match: str) -> None:
     pattern = Match.parse(match)
     file = tmp_path / "ssh_config"
     file.write_text(f"Host {host_patterns(pattern)}\n    User matched\n")

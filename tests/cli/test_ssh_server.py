@@ -60,7 +60,7 @@ def test_a_key_that_is_there_stays(tmp_path: Path) -> None:
     assert keygen(tmp_path, "first", "second").stdout.split()[2] == ssh_keys.public(key).split()[1]
 
 
-def test_what_is_there_and_no_key_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_file_that_is_no_key_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("nonsense")
     (tmp_path / "key").chmod(0o600)
     done = keygen(tmp_path, "key")

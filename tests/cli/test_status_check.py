@@ -99,7 +99,7 @@ def test_check_looks_only_at_the_given_names(monkeypatch: pytest.MonkeyPatch) ->
         (WELL, ("nope",), "UNKNOWN: no gateway, cluster, entry, route or site is called 'nope'\n"),
     ],
 )
-def test_no_answer_is_neither_well_nor_broken(
+def test_no_answer_is_neither_up_nor_down(
     monkeypatch: pytest.MonkeyPatch, answer: DaemonSnapshot | Exception, names: tuple[str, ...], says: str
 ) -> None:
     done = check(monkeypatch, answer, *names)

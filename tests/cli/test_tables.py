@@ -263,7 +263,7 @@ def many(count: int) -> DaemonSnapshot:
     )
 
 
-def test_what_is_broken_comes_first_and_the_rest_as_in_the_file() -> None:
+def test_broken_ones_come_first_and_others_in_file_order() -> None:
     names = [line.split()[0] for line in shown(many(20)) if re.match(r"[cg]\d", line)]
     assert names == [
         "g009",
@@ -276,7 +276,7 @@ def test_what_is_broken_comes_first_and_the_rest_as_in_the_file() -> None:
 
 
 @pytest.mark.parametrize("height", [40, 24, 16])
-def test_a_terminal_that_is_too_low_keeps_what_is_broken_in_sight(height: int) -> None:
+def test_a_low_terminal_still_shows_broken_ones(height: int) -> None:
     lines = shown(many(300), height=height, width=100)
     assert len(lines) <= height
     assert [line.split()[0] for line in lines if re.match(r"c\d", line)][:1] == ["c150"]
@@ -315,7 +315,7 @@ def test_no_screen_is_higher_than_the_terminal(height: int, width: int, count: i
         (("proxy",), ["proxy"]),
     ],
 )
-def test_names_choose_what_is_shown(names: tuple[str, ...], seen: list[str]) -> None:
+def test_names_choose_the_shown_items(names: tuple[str, ...], seen: list[str]) -> None:
     lines = shown(replace(DAEMON, entries=(PROXY,), routes=(NODES,)), names=names, width=240)
     assert lines[0] == "1/3 clusters up, 1/2 gateways connected, 12 connections", "of the whole daemon"
     rows = [
@@ -334,7 +334,7 @@ def test_an_unknown_name_is_an_error_with_a_suggestion() -> None:
     assert caught.value.hint.startswith("did you mean 'prod-eu'? there are: ")
 
 
-def test_a_cluster_that_is_coming_back_says_what_it_waits_for() -> None:
+def test_a_recovering_cluster_shows_the_remaining_probes() -> None:
     back = replace(PROD_EU, state=ClusterState.DOWN)
     lines = shown(replace(DAEMON, gateways=(EU_EDGE,), clusters=(back,)))
     assert lines[-1].startswith(
@@ -342,7 +342,7 @@ def test_a_cluster_that_is_coming_back_says_what_it_waits_for() -> None:
     )
 
 
-def test_a_first_failed_probe_is_told_while_the_cluster_is_up_still() -> None:
+def test_a_first_failed_probe_is_shown_while_the_cluster_is_up() -> None:
     failing = replace(PROD_EU, reason="timeout", message="no answer within 5s", hint="overloaded?")
     lines = shown(replace(DAEMON, gateways=(EU_EDGE,), clusters=(failing,)))
     assert row(lines, "prod-eu")[1:3] == ["◐", "up?"]
@@ -356,7 +356,7 @@ def test_a_first_failed_probe_is_told_while_the_cluster_is_up_still() -> None:
     )
 
 
-def test_states_that_are_neither_up_nor_down() -> None:
+def test_states_besides_up_and_down() -> None:
     unbound = replace(PROD_EU, name="unbound", listening=False)
     new = replace(PROD_EU, name="new", state=ClusterState.UNKNOWN, reason="", probe_seconds=None)
     lines = shown(replace(DAEMON, draining=True, clusters=(unbound, new)))
@@ -390,7 +390,7 @@ def test_colours_follow_the_states() -> None:
     assert "\x1b[31m  3d" in next(line for line in text.splitlines() if "127.0.0.1:16445" in line)
 
 
-def test_what_the_other_side_said_is_neither_markup_nor_escape() -> None:
+def test_text_from_the_peer_is_neither_markup_nor_escape() -> None:
     hostile = replace(PROD_US, name="[red]x[/red]", message="\x1b[2J[bold]gone\ncluster x: ok")
     text = "\n".join(shown(replace(DAEMON, clusters=(hostile,))))
     assert "\x1b" not in text

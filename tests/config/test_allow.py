@@ -40,7 +40,7 @@ def test_a_rule_is_read(text: str, rule: Rule) -> None:
         ("gid:" + "9" * 200, "is larger than 4294967294"),
     ],
 )
-def test_what_is_no_rule_is_told_what_one_is(text: str, says: str) -> None:
+def test_an_invalid_rule_gets_the_expected_form(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Rule.parse(text)
 

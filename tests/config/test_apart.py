@@ -54,7 +54,7 @@ def test_it_is_the_same_configuration(file: Path) -> None:
         "version: 1\n" + "".join(f"k{n}: 1\n" for n in range(300)),
     ],
 )
-def test_so_are_its_mistakes(file: Path, text: str) -> None:
+def test_its_mistakes_are_the_same_too(file: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(ConfigError) as here:
         loader.load(file)
@@ -67,7 +67,7 @@ def test_so_are_its_mistakes(file: Path, text: str) -> None:
     )
 
 
-def test_what_python_warns_of_there_is_a_warning_here(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_python_warning_has_a_warning_here(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = program.run
 
     async def warned(command: Sequence[str], *, environment: Mapping[str, str], most: int) -> program.Ran:
@@ -156,7 +156,7 @@ def test_a_configuration_that_hangs_is_named(disk: Path) -> None:
 
 
 @pytest.mark.gcc
-def test_a_check_says_what_hangs(file: Path, disk: Path) -> None:
+def test_a_check_names_the_file_that_hangs(file: Path, disk: Path) -> None:
     file.write_text(KEYS)
     done = subprocess.run(
         [sys.executable, "-m", "proxy", "check", "--config", file],

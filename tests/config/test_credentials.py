@@ -106,7 +106,7 @@ def test_a_public_key_is_not_the_private_one(tmp_path: Path) -> None:
             )
 
 
-def test_what_is_no_key_at_all(tmp_path: Path) -> None:
+def test_an_identity_file_that_is_no_private_key(tmp_path: Path) -> None:
     key = public(new_key(tmp_path / "key"))
     for mode, levels in ((0o644, [Scrutiny.FILES, Scrutiny.KEYS]), (0o600, [Scrutiny.KEYS])):
         path = write(tmp_path / f"known_hosts-{mode}", f"host {key}\n", mode)
@@ -165,7 +165,7 @@ BLOB = base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(32)).decode()
         "-----BEGIN OPENSSH PRIVATE KEY-----",
     ],
 )
-def test_known_hosts_lines_that_are_none(tmp_path: Path, line: str) -> None:
+def test_malformed_known_hosts_lines(tmp_path: Path, line: str) -> None:
     """Such a line is skipped, as by ssh(1), and `kubemux check` says so. A known_hosts with only such lines
     is an error.
     """

@@ -45,7 +45,7 @@ def test_every_kind_of_key(tmp_path: Path, kind: str) -> None:
     assert ends(GatewayConfig(host="edge", identity_files=(key,))) == [3]
 
 
-def test_what_ends_never_or_is_none(tmp_path: Path) -> None:
+def test_certificates_without_an_end_and_other_files(tmp_path: Path) -> None:
     key, certificate = certified(tmp_path, "always:forever")
     public = Path(f"{key}.pub")
     (tmp_path / "garbage").write_bytes(b"ssh-ed25519-cert-v01@openssh.com AAAA\n\xff\n")

@@ -18,7 +18,7 @@ def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return str(request.param)
 
 
-def test_the_example_is_for_who_reads_it(reader: str) -> None:
+def test_the_example_is_for_its_reader(reader: str) -> None:
     gateway, admin = keys(GatewayConfig), keys(AdminConfig)
     assert [
         hints.example("identity_files", gateway["identity_files"]),

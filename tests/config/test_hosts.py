@@ -54,12 +54,12 @@ def test_hosts(name: str) -> None:
         *("%h", "{host}", "`a`", "a|b", "a*", "a?", "a,b", "a=b", "a\\b", "'a'", "!a"),
     ],
 )
-def test_what_is_no_host(name: str) -> None:
+def test_invalid_hosts(name: str) -> None:
     assert not is_host(name)
 
 
 @given(st.text(st.sampled_from("aA0-_.:%/\\;$` \n\0~@[]{}*ä"), max_size=12) | st.text(max_size=12))
-def test_what_passes_is_one_plain_word_and_one_file(name: str) -> None:
+def test_valid_names_are_one_word_and_one_file_name(name: str) -> None:
     if is_host(name):
         assert name.isascii()
         assert shlex.split(name, comments=True) == [name]

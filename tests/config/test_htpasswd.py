@@ -50,7 +50,7 @@ def test_all_three_names_of_bcrypt(prefix: bytes) -> None:
         HASH + b":a comment",
     ],
 )
-def test_what_is_not_bcrypt_is_refused_with_line_and_remedy_and_not_shown(hashed: bytes) -> None:
+def test_other_hashes_are_refused_with_a_remedy_and_not_shown(hashed: bytes) -> None:
     accounts, bad = parse(b"# users\nargo:%b\nci:%b\n" % (HASH, hashed), path="/etc/kubemux/users")
     assert accounts == {"argo": HASH}
     [(number, message, hint)] = bad
@@ -97,7 +97,7 @@ NAMES: Final = st.text("ab.-@#é ", min_size=1, max_size=6).filter(
 
 
 @given(st.dictionaries(NAMES, st.just(HASH), max_size=4))
-def test_what_is_written_is_read(accounts: dict[str, bytes]) -> None:
+def test_a_written_file_can_be_read(accounts: dict[str, bytes]) -> None:
     text = b"".join(b"%b:%b\n" % (name.encode(), hashed) for name, hashed in accounts.items())
     assert parse(text) == (accounts, ())
 
@@ -106,7 +106,7 @@ def test_what_is_written_is_read(accounts: dict[str, bytes]) -> None:
     st.binary(max_size=200)
     | st.lists(st.sampled_from([b"ci", b":", HASH, b"\n", b"#", b":" + SHA1, b" "])).map(b"".join)
 )
-def test_whatever_a_file_holds_each_line_is_a_user_or_is_refused(data: bytes) -> None:
+def test_each_line_of_any_file_is_a_user_or_is_refused(data: bytes) -> None:
     accounts, bad = parse(data)
     lines = [line.strip() for line in data.split(b"\n")]
     assert len(accounts) + len(bad) == len([line for line in lines if line and not line.startswith(b"#")])

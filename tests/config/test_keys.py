@@ -95,7 +95,7 @@ def test_a_range_is_written_as_its_values(section: type[Section], name: str, tex
     assert keys(section)[name].range == text
 
 
-def test_secrets_are_files_that_nobody_else_may_read() -> None:
+def test_secret_files_are_private() -> None:
     named = {name for section, name in EVERY if (file := keys(section)[name].file) and file.is_secret}
     assert named == {
         "identity_files", "passphrase_file", "token_file", "client_key", "key_file", "users_file", "host_keys"

@@ -76,7 +76,7 @@ def test_patterns_and_markers(tmp_path: Path, key: Path, line: str, listed: bool
     assert unlisted(path, "eu-1.example.com") is not listed
 
 
-def test_what_cannot_be_known_is_not_doubted(tmp_path: Path) -> None:
+def test_rules_that_cannot_be_checked_get_no_warning(tmp_path: Path) -> None:
     assert unlisted(tmp_path / "missing")
     assert not unlisted(tmp_path / "missing", ssh_config=tmp_path / "ssh_config")
 
@@ -97,7 +97,7 @@ def test_check_warns_and_accepts(tmp_path: Path, key: Path) -> None:
 
 
 @pytest.mark.parametrize("socket", ["", "gone"])
-def test_what_keeps_one_gateway_down_is_a_warning_as_it_is_for_the_daemon(
+def test_a_problem_of_one_gateway_is_a_warning_as_for_the_daemon(
     tmp_path: Path, key: Path, socket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`check` and `run` agree: both accept the file, and report the problem with the same message."""

@@ -54,14 +54,14 @@ def test_a_learned_key_may_bring_in_the_next_in_the_name_of_the_first() -> None:
     )
 
 
-def test_what_the_server_has_no_more_is_forgotten_of_what_was_learned() -> None:
+def test_learned_keys_that_the_server_dropped_are_forgotten() -> None:
     """known_hosts itself is never changed."""
     change = learned_keys.update(KNOWN, learned(NEW, OTHER), NAME, OLD, [OLD, OTHER])
     assert change == Update(gone=(NEW,), voucher=BY_OLD)
     assert learned_keys.updated(learned(NEW, OTHER), NAME, change) == learned(OTHER)
 
 
-def test_a_key_taken_out_of_known_hosts_takes_along_what_it_brought_in() -> None:
+def test_learned_keys_go_with_their_key_of_known_hosts() -> None:
     assert learned_keys.vouched_for(KNOWN, learned(NEW)) == learned(NEW)
     assert learned_keys.vouched_for([], learned(NEW)) == []
     assert learned_keys.vouched_for([entry(NAME, OTHER)], learned(NEW)) == []
@@ -89,7 +89,9 @@ def test_a_key_taken_out_of_known_hosts_takes_along_what_it_brought_in() -> None
         ([entry(NAME, OLD)], OLD, [OLD, *(blob(n) for n in range(10, 50))]),
     ],
 )
-def test_what_openssh_would_not_learn_from(known: list[Entry], shown: bytes, announced: list[bytes]) -> None:
+def test_no_key_is_learned_where_openssh_learns_none(
+    known: list[Entry], shown: bytes, announced: list[bytes]
+) -> None:
     change = learned_keys.update(known, learned(OTHER), NAME, shown, announced)
     assert change == Update(refused=change.refused)
     assert change.refused

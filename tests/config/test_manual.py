@@ -19,7 +19,7 @@ def test_the_document_has_the_tables() -> None:
     assert printed == tables()
 
 
-def test_a_row_has_what_there_is_to_know() -> None:
+def test_a_row_has_all_columns() -> None:
     rows: dict[str, str] = {}
     for line in tables().splitlines():
         if line.startswith("| `"):
@@ -31,7 +31,7 @@ def test_a_row_has_what_there_is_to_know() -> None:
     assert "One of debug, info, warning and error." in rows["level"]
 
 
-def test_a_limit_that_is_left_out_says_none_and_what_that_means() -> None:
+def test_an_unset_limit_is_documented() -> None:
     cells = {
         line.split(" | ")[0]: line.split(" | ")[1] for line in tables().splitlines() if line.startswith("| `")
     }

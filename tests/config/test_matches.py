@@ -59,7 +59,7 @@ def captures(match: str, asked: str, port: int = 22) -> tuple[str, ...] | None:
         ("*.*.*.*:22", "10.0.0.1", None),
     ],
 )
-def test_what_a_pattern_matches(match: str, asked: str, found: tuple[str, ...] | None) -> None:
+def test_the_names_that_a_pattern_matches(match: str, asked: str, found: tuple[str, ...] | None) -> None:
     assert captures(match, asked) == found
 
 
@@ -86,7 +86,7 @@ def test_which_ports_a_pattern_matches(ports: str, matched: set[int]) -> None:
         *("0.0.0.0", "::", "::ffff:0.0.0.0"),  # noqa: S104 - connect(2) takes them for loopback
     ],
 )
-def test_what_is_no_host_or_another_spelling_of_an_address_is_refused(text: str) -> None:
+def test_invalid_hosts_and_other_spellings_of_addresses_are_refused(text: str) -> None:
     with pytest.raises(
         ValueError, match=r"neither a host name nor an|no name ends in a number|address of no host"
     ):
@@ -179,7 +179,7 @@ def test_no_name_makes_a_pattern_take_long() -> None:
         ("%65:22", "neither a host name nor an address"),
     ],
 )
-def test_what_is_no_pattern_is_told_why(text: str, says: str) -> None:
+def test_an_invalid_pattern_gets_the_reason(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=re.escape(says)):
         Match.parse(text)
 
@@ -196,7 +196,7 @@ def test_what_is_no_pattern_is_told_why(text: str, says: str) -> None:
         ("p-{port}.x:22", "a", (), "p-10250.x:22"),
     ],
 )
-def test_what_a_target_makes_of_what_was_asked_for(
+def test_a_target_is_filled_with_the_requested_host_and_port(
     target: str, asked: str, found: tuple[str, ...], leads: str
 ) -> None:
     made = Target.parse(target)
@@ -213,7 +213,7 @@ def test_what_a_target_makes_of_what_was_asked_for(
         ("x.{1}:22", "7.nb", ("7",)),
     ],
 )
-def test_what_makes_no_address_is_a_value_error(target: str, asked: str, found: tuple[str, ...]) -> None:
+def test_an_invalid_target_address_is_a_value_error(target: str, asked: str, found: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r"neither|no name ends|not an IPv6"):
         Target.parse(target).fill(Host.parse(asked), 22, found)
 
@@ -232,7 +232,7 @@ def test_what_makes_no_address_is_a_value_error(target: str, asked: str, found: 
         ("10.1:22", "expected HOST:PORT, with {host}"),
     ],
 )
-def test_what_is_no_target_is_told_why(text: str, says: str) -> None:
+def test_an_invalid_target_gets_the_reason(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=re.escape(says)):
         Target.parse(text)
 
@@ -240,7 +240,7 @@ def test_what_is_no_target_is_told_why(text: str, says: str) -> None:
 @pytest.mark.parametrize(
     "row", list(pages.rows("docs/routes.md", "pattern")), ids=lambda row: row[0].strip("`")
 )
-def test_the_page_tells_the_truth_about_patterns(row: list[str]) -> None:
+def test_the_page_is_right_about_patterns(row: list[str]) -> None:
     pattern, *cells = row
     match = Match.parse(pattern.strip("`"))
     for cell, fits in zip(cells, (True, False), strict=True):
@@ -248,7 +248,7 @@ def test_the_page_tells_the_truth_about_patterns(row: list[str]) -> None:
             assert (match.captures(Host.parse(asked), match.first) is not None) is fits, asked
 
 
-def test_the_page_tells_every_kind_of_rule() -> None:
+def test_the_page_has_every_kind_of_rule() -> None:
     told = [
         Rule.parse(text)
         for row in pages.rows("docs/who-may.md", "rule")

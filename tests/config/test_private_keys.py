@@ -70,7 +70,7 @@ def test_a_certificate_is_public(tmp_path: Path) -> None:
         b"-----BEGIN RSA PRIVATE KEY-----\n" * 20_000,
     ],
 )
-def test_what_is_none(data: bytes) -> None:
+def test_data_that_is_no_key(data: bytes) -> None:
     assert recognise(data) is Content.OTHER
 
 
@@ -97,6 +97,6 @@ def test_a_host_key_is_of_a_kind_that_clients_accept(
     assert unfit(make().private_bytes(encoding, PrivateFormat.PKCS8, NoEncryption())) == why
 
 
-def test_a_host_key_of_openssh_and_what_is_none(tmp_path: Path) -> None:
+def test_a_host_key_must_be_a_private_key_of_ssh(tmp_path: Path) -> None:
     assert unfit(new_key(tmp_path / "key").read_bytes()) == ""
     assert unfit(b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n") == "it is no key of SSH"

@@ -21,7 +21,7 @@ def said(raw: object, section: type[Config | GatewayConfig | ClusterConfig] = Co
     return {place(one): explain(one, place(one), section).message for one in mistakes(section, raw)}
 
 
-def test_what_fits_becomes_a_frozen_value() -> None:
+def test_a_valid_document_becomes_a_frozen_value() -> None:
     raw = {**CLUSTER, "idle_timeout": "1h30m", "probe": {"interval": "2s"}, "base_path": "/k8s/"}
     value = read(ClusterConfig, raw)
     assert value.listen == Endpoint("127.0.0.1", 1)
@@ -31,7 +31,7 @@ def test_what_fits_becomes_a_frozen_value() -> None:
         value.gateway = "x"  # type: ignore[misc]  # the case
 
 
-def test_what_is_a_value_already_is_taken() -> None:
+def test_a_parsed_value_is_accepted() -> None:
     raw = {**GATEWAY, "known_hosts": (Path("/k"),), "keepalive": KeepaliveConfig(interval=1.0)}
     assert read(GatewayConfig, raw) == GatewayConfig(
         host="bastion", known_hosts=(Path("/k"),), keepalive=KeepaliveConfig(interval=1.0)
@@ -118,7 +118,7 @@ def test_a_secret_in_the_place_of_its_file_is_not_shown(key: str) -> None:
         assert "horse" not in "".join(said(raw, GatewayConfig).values())
 
 
-def test_what_stands_in_for_a_mistake_is_none() -> None:
+def test_the_stand_in_for_a_mistake_adds_no_mistake() -> None:
     raw = {
         "version": 3,
         "limits": {"memory": "1B", "max_connections": 0},
@@ -151,7 +151,7 @@ class Seen:
     seen: tuple[KeepaliveConfig, ...] = ()
 
 
-def test_other_dataclasses_ignore_what_they_do_not_know() -> None:
+def test_other_dataclasses_ignore_unknown_keys() -> None:
     seen = read(Seen, {"colour": "red", "ratio": 1, "seen": [{"interval": "2s"}], "new": 1})
     assert seen == Seen(Colour.RED, 1.0, (KeepaliveConfig(interval=2.0),))
     with pytest.raises(ValueError, match="colour"):

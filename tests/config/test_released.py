@@ -46,7 +46,7 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_it_means_what_it_meant(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_files_mean_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     expected = json.loads(path.with_suffix(".json").read_text())

@@ -73,7 +73,7 @@ def test_the_administrative_address_collides_too() -> None:
 @pytest.mark.parametrize(
     "listen", ["10.0.0.1:1", "0.0.0.0:1", "[::]:1", "bastion:1", "127.1:1", "localhost.example.com:1"]
 )
-def test_what_is_not_surely_loopback_needs_allow_remote(listen: str) -> None:
+def test_an_address_that_may_not_be_loopback_needs_allow_remote(listen: str) -> None:
     (found,) = findings(Config(version=1, clusters={"a": cluster(listen, allow_remote=False)}))
     assert found == ("clusters.a.listen", f"{listen} can be reached from other machines")
     assert not findings(Config(version=1, clusters={"a": cluster(listen)}))

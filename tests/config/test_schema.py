@@ -71,7 +71,7 @@ def within(node: object, key: str) -> list[object]:
     return [node[key], *below] if key in node else below
 
 
-def test_the_file_is_what_the_model_says() -> None:
+def test_the_file_is_generated_from_the_model() -> None:
     """If it fails, run `kubemux schema > config/schema.json`."""
     assert json.loads((CONFIG / "schema.json").read_text()) == json.loads(json.dumps(json_schema()))
 
@@ -82,12 +82,16 @@ def test_the_example_names_it() -> None:
 
 
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
-def test_what_is_good_is_good(path: Path, validator: jsonschema.Draft202012Validator) -> None:
+def test_valid_configurations_are_valid_by_the_schema(
+    path: Path, validator: jsonschema.Draft202012Validator
+) -> None:
     assert [error.message for error in validator.iter_errors(in_json(path))] == []
 
 
 @pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
-def test_what_is_bad_is_bad(path: Path, validator: jsonschema.Draft202012Validator) -> None:
+def test_invalid_configurations_are_invalid_by_the_schema(
+    path: Path, validator: jsonschema.Draft202012Validator
+) -> None:
     try:
         document = in_json(path)
     except ConfigError:

@@ -50,14 +50,14 @@ def test_a_folder_that_the_unit_makes_need_not_be_there_yet(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another")
-def test_what_this_user_may_not_see_is_no_mistake(tmp_path: Path) -> None:
+def test_a_folder_this_user_may_not_see_is_no_mistake(tmp_path: Path) -> None:
     (tmp_path / "closed" / "inner").mkdir(parents=True)
     (tmp_path / "closed").chmod(0o700)
     with as_other():
         assert messages(UnixPath(f"{tmp_path}/closed/inner/some.sock")) == []
 
 
-def test_what_is_in_the_way_of_a_socket_is_told(tmp_path: Path) -> None:
+def test_a_file_in_the_way_of_a_socket_is_reported(tmp_path: Path) -> None:
     """It is only a warning: a user who may write to the folder must not be able to prevent the daemon's
     start.
     """

@@ -54,7 +54,7 @@ def test_no_durations(text: object) -> None:
         ("5 s", "5s"),
     ],
 )
-def test_a_duration_in_other_words_is_told_how_to_write_it(text: str, meant: str) -> None:
+def test_a_duration_in_another_form_gets_the_right_one(text: str, meant: str) -> None:
     with pytest.raises(ValueError, match=f"got '{text}': write {meant}$"):
         parse_duration(text)
 
@@ -67,7 +67,7 @@ def test_no_advice_without_a_duration_in_it(text: str) -> None:
 
 
 @pytest.mark.parametrize("digits", [400, 5000])
-def test_what_no_number_holds_is_too_long_or_too_large(digits: int) -> None:
+def test_numbers_that_are_too_long_or_too_large(digits: int) -> None:
     with pytest.raises(ValueError, match=r"^'999.* is too long$"):
         parse_duration("9" * digits + "s")
     with pytest.raises(ValueError, match=r"^'999.* is too large$"):
@@ -145,6 +145,6 @@ def test_an_address_with_a_port_is_no_server_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["10.0.0.0.1", "10.0.0.256"])
-def test_no_certificate_holds_what_is_no_address(name: str) -> None:
+def test_a_server_name_like_an_address_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"'{name}' is not an IPv4 address"):
         parse_server_name(name)

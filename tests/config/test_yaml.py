@@ -124,7 +124,7 @@ def test_a_duplicate_does_not_show_its_values() -> None:
         assert "hunter" not in problem.message + problem.hint
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_paths_that_are_no_regular_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     assert "does not exist" in refused_file(tmp_path / "missing").message
     assert "is a directory" in refused_file(tmp_path).message
@@ -163,7 +163,7 @@ def test_lines_of_keys_and_items() -> None:
     assert all(document.has(loc) for loc in lines)
 
 
-def test_the_line_of_what_is_not_there_is_its_nearest_ancestors() -> None:
+def test_a_missing_key_has_the_line_of_its_nearest_ancestor() -> None:
     document = yaml.parse(b"a: 1\nb:\n  - x\n", "f.yaml")
     assert [document.line(loc) for loc in (("c",), ("b", 7), ("b", 0, "x"), ("a", "b"))] == [1, 2, 3, 1]
     assert not document.has(("b", 7))
@@ -179,7 +179,7 @@ def test_a_dump_keeps_comments_order_and_quotes() -> None:
     assert yaml.dump(document.root) == text + b"c: true\n"
 
 
-def test_what_is_dumped_can_be_read_again() -> None:
+def test_dumped_yaml_can_be_read_again() -> None:
     shared = ["a"]
     document = yaml.parse(yaml.dump({"one": shared, "other": shared}), "f.yaml")
     assert document.root == {"one": ["a"], "other": ["a"]}

@@ -47,7 +47,7 @@ def asked(scripted: Entry, answer: bytes, *, size: int = 1 << 16, what: Endpoint
 
 @pytest.mark.parametrize("size", [1, 3, 38, 39, 40, 1 << 16])
 @pytest.mark.parametrize("head", [ACCEPTED, b"HTTP/1.0 200 OK\r\nVia: 1.1 other\r\n\r\n"])
-def test_what_the_target_says_stays_in_the_socket(scripted: Entry, head: bytes, size: int) -> None:
+def test_bytes_of_the_target_stay_in_the_socket(scripted: Entry, head: bytes, size: int) -> None:
     said = BANNER + b"\r\n\r\n" + bytes(100)
     assert asked(scripted, head + said, size=size)[1] == said
 
@@ -62,7 +62,7 @@ def test_what_the_target_says_stays_in_the_socket(scripted: Entry, head: bytes, 
         (LONG, LONG.encode() + b":22"),
     ],
 )
-def test_what_is_asked_for_is_one_line(scripted: Entry, host: str, line: bytes) -> None:
+def test_the_request_has_the_host_on_one_line(scripted: Entry, host: str, line: bytes) -> None:
     head, _ = asked(scripted, ACCEPTED, what=target(host, "22"))
     assert head == b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (line, line)
 
@@ -83,7 +83,7 @@ def test_what_is_asked_for_is_one_line(scripted: Entry, host: str, line: bytes) 
         ("nb", "22 HTTP/1.1"),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused_before_it_is_sent(host: str, port: str) -> None:
+def test_an_invalid_request_is_refused_before_sending(host: str, port: str) -> None:
     with pytest.raises(ValueError, match=r"expected|is not|is neither|out of range"):
         target(host, port)
 
@@ -140,7 +140,7 @@ def test_an_entry_on_a_port() -> None:
         through(where, NB)
 
 
-def test_a_socket_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_socket_gets_a_message(tmp_path: Path) -> None:
     with pytest.raises(NotConnected) as missing:
         through(UnixPath(f"{tmp_path}/none.sock"), NB)
     assert str(missing.value) == f"entry unix:{tmp_path}/none.sock: No such file or directory"
@@ -150,6 +150,6 @@ def test_a_socket_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["unix:", "unix:a\0b", "proxy", ":3128", "127.0.0.1:0", ""])
-def test_what_is_no_entry(text: str) -> None:
+def test_addresses_that_are_no_entries(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected|out of range"):
         entry(text)

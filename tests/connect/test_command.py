@@ -133,7 +133,7 @@ def test_without_a_socket_nothing_is_asked_for(tmp_path: Path) -> None:
     assert err.startswith(b"kubemux: --fdpass needs a unix socket as standard output")
 
 
-def test_who_gets_the_socket_may_have_gone(scripted: Entry) -> None:
+def test_the_receiver_of_the_socket_may_have_closed(scripted: Entry) -> None:
     ours, given = socket.socketpair()
     with kubemux("--entry", scripted.listen, "--fdpass", "nb", "22", stdout=given.fileno()) as process:
         given.close()
@@ -190,7 +190,7 @@ def test_a_full_disk_is_one_line(scripted: Entry) -> None:
         assert ended(process)[2] == b"kubemux: standard output: No space left on device\n"
 
 
-def test_it_starts_without_what_takes_long(scripted: Entry) -> None:
+def test_it_starts_without_slow_imports(scripted: Entry) -> None:
     code = f"import sys; sys.argv[1:] = ['connect', '--entry', {scripted.listen!r}, 'nb', '22']\n"
     code += (
         "from proxy.__main__ import program\ntry: program()\nfinally: print(*sys.modules, file=sys.stderr)"

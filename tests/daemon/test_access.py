@@ -65,7 +65,7 @@ def test_a_uid_is_known_at_once_on_unix_sockets_alone(
     ],
     ids=str,
 )
-async def test_who_is_denied_is_told_as_whom(caller: Caller, rule: str, who: str) -> None:
+async def test_a_denied_caller_gets_its_identity(caller: Caller, rule: str, who: str) -> None:
     one = access.Access(Metrics(CollectorRegistry(), version="0"))
     with pytest.raises(Denied) as caught:
         await one.require((Rule.parse(rule),), caller, entry="proxy")

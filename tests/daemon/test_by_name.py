@@ -162,7 +162,7 @@ async def test_a_changed_route_touches_nothing_else(bed: Bed) -> None:
             await client.tick()
 
 
-async def test_routes_in_another_order_mean_other_things_and_cut_nobody(bed: Bed) -> None:
+async def test_another_order_of_routes_cuts_no_connection(bed: Bed) -> None:
     first, second = bed.config["routes"]
     second["match"] = ["*.mine:*"]
     second["entries"] = ["proxy"]
@@ -215,7 +215,7 @@ async def test_an_entry_keeps_its_socket_until_it_moves(bed: Bed) -> None:
         await client.tick()
 
 
-async def test_a_reload_tells_which_entry_is_not_bound(bed: Bed) -> None:
+async def test_a_reload_reports_which_entry_is_not_bound(bed: Bed) -> None:
     bed.config["entries"]["second"] = {"listen": str(bed.proxy)}
     del bed.config["entries"]["proxy"]
     assert (await bed.reload()).warnings == (), "it gets the address of the other entry"
@@ -256,7 +256,7 @@ async def test_connections_of_one_caller_are_ended(bed: Bed) -> None:
         await controller.end(ME, "mime")
 
 
-async def test_who_asks_for_what_is_drained_is_told_and_counted(bed: Bed) -> None:
+async def test_a_request_for_a_drained_route_is_refused_and_counted(bed: Bed) -> None:
     """They are refused until the next reload. Clients of other names do not notice."""
     bed.config["limits"]["drain_timeout"] = "10m"
     await bed.reload()
@@ -285,7 +285,7 @@ async def test_who_asks_for_what_is_drained_is_told_and_counted(bed: Bed) -> Non
         await bed.come(name)
 
 
-async def test_who_outlives_a_reload_is_ended_with_the_others(bed: Bed) -> None:
+async def test_connections_that_outlive_a_reload_are_ended_too(bed: Bed) -> None:
     bed.config["limits"]["drain_timeout"] = "10m"
     await bed.reload()
     mine, prod = await bed.come("a.mine:1"), await bed.come("prod:443")
@@ -301,7 +301,7 @@ async def test_who_outlives_a_reload_is_ended_with_the_others(bed: Bed) -> None:
     assert not list(bed.daemon.graph._retiring)
 
 
-async def test_nobody_comes_in_as_kubemux_by_a_direct_route_to_itself(bed: Bed) -> None:
+async def test_a_direct_route_to_kubemux_itself_is_refused(bed: Bed) -> None:
     wide = free_port()
     bed.config["entries"]["wide"] = {"listen": f"0.0.0.0:{wide}", "allow_remote": True, "allow": ["any"]}
     bed.config["routes"].append({"name": "all", "match": ["**:*", "0.0.0.0/0:*"], "gateway": "direct"})

@@ -123,7 +123,7 @@ async def test_it_waits_no_longer_than_hold_timeout(bed: Bed) -> None:
     assert bed.ended("memory") == 1
 
 
-async def test_nobody_waits_for_memory_in_vain_for_ever(bed: Bed) -> None:
+async def test_after_a_long_shortage_of_memory_no_client_waits(bed: Bed) -> None:
     """When memory has been short for longer than hold_timeout, new clients are reset at once, until there is
     memory again.
     """
@@ -173,7 +173,7 @@ async def test_a_client_that_waits_for_memory_does_not_hold_up_a_stop(bed: Bed) 
     writer.close()
 
 
-async def test_those_that_leave_are_ended_in_order_and_later_ones_go_on(bed: Bed) -> None:
+async def test_leaving_connections_end_in_order_and_later_ones_stay(bed: Bed) -> None:
     bed.budget.release(MEMORY)
     old = await bed.client()
     assert await old[0].readexactly(4) == b"ping"
@@ -208,7 +208,7 @@ async def test_a_client_is_counted_once_at_every_moment(bed: Bed) -> None:
     writer.close()
 
 
-async def test_who_waits_is_ended_with_the_other_connections_of_a_caller(bed: Bed) -> None:
+async def test_waiting_connections_of_a_caller_are_ended_too(bed: Bed) -> None:
     waiting, other = await bed.client(1002), await bed.client(1003)
     await until(lambda: len(bed.shared.waiting) == 2)
     new = await bed.client(1002)  # its task has not begun

@@ -168,7 +168,7 @@ async def test_both_wait_for_memory(certificates: Certificates) -> None:
         assert daemon[0] == "ok"
 
 
-async def test_what_breaks_one_breaks_the_other(
+async def test_a_fault_of_the_shared_failover_breaks_probe_and_daemon(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Https(certificates) as server:

@@ -249,9 +249,7 @@ def about(place: Place) -> set[str]:
     return {f"{KINDS[place[0]]} {place[1]}"} if place[0] in KINDS else set()
 
 
-async def test_each_key_changes_what_it_is_about(
-    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_each_key_has_its_effect(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logs: list[tuple[str, str]] = []
     monkeypatch.setattr(logging, "configure", lambda *words: logs.append(words))
     async with AsyncExitStack() as stack:

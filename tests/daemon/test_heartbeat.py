@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from proxy.daemon.heartbeat import Heartbeat
 
 
-def test_a_part_that_fails_harms_no_other_and_is_told_once() -> None:
+def test_a_failing_part_does_not_affect_others_and_is_logged_once() -> None:
     calls: list[str] = []
     is_broken = True
 

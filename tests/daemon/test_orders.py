@@ -52,7 +52,7 @@ async def test_a_reload_that_has_not_begun_answers_for_all(tmp_path: Path) -> No
         assert reloads(daemon, "ok") == 1
 
 
-async def test_who_asks_while_one_runs_gets_the_next(tmp_path: Path) -> None:
+async def test_a_caller_during_a_reload_gets_the_next_one(tmp_path: Path) -> None:
     """The file may have changed since the first one read it."""
     async with controlled(tmp_path) as (daemon, controller):
         first = asyncio.get_running_loop().create_task(controller.reload())
@@ -189,7 +189,7 @@ async def test_a_reload_leaves_everything_in_the_order_of_the_file(tmp_path: Pat
         assert shown() == names
 
 
-async def test_a_drained_cluster_binds_its_address_no_more(
+async def test_a_drained_cluster_does_not_bind_its_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another program had the address when the daemon started, and releases it after the drain."""

@@ -158,7 +158,7 @@ async def test_users_come_and_go(tmp_path: Path) -> None:
         ),
     ],
 )
-async def test_a_reload_changes_who_may(tmp_path: Path, allow: list[str], status: str) -> None:
+async def test_a_reload_changes_allow(tmp_path: Path, allow: list[str], status: str) -> None:
     async with bed(tmp_path) as one:
         one.configure(allow=allow)
         await reload(one.daemon)
@@ -177,7 +177,7 @@ async def test_a_reload_takes_tls_away_and_brings_it_back(tmp_path: Path) -> Non
         assert (await one.ask("nobody:nothing"))[0].startswith("200 ")
 
 
-async def test_new_settings_whose_files_are_gone_let_nobody_in_until_they_are_back(
+async def test_with_missing_files_of_new_settings_no_client_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The files disappear after the reload has checked them, or their disk hangs."""
@@ -221,7 +221,7 @@ def slow_users(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[asyncio.Event,
         yield begins, ends
 
 
-async def test_nobody_comes_in_before_the_new_owner_of_an_address_knows_its_users(
+async def test_no_client_is_accepted_before_the_new_owner_has_read_its_users(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks = Tasks("test")
@@ -267,7 +267,7 @@ async def test_an_allow_is_not_gone_before_the_login_that_replaces_it_is_there(
 
 
 @pytest.mark.parametrize("which", ["cert", "ca"])
-async def test_status_says_what_has_expired(tmp_path: Path, which: str) -> None:
+async def test_status_shows_expired_certificates(tmp_path: Path, which: str) -> None:
     async with bed(tmp_path) as one:
         served = one.daemon.graph.entries["remote"]
         assert served.snapshot().reason == ""

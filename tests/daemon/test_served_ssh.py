@@ -150,7 +150,7 @@ async def test_files_that_change_are_read_again(tmp_path: Path) -> None:
         assert await one.lets_in(one.edge)
 
 
-async def test_a_file_that_is_gone_lets_nobody_in(tmp_path: Path) -> None:
+async def test_keys_of_a_missing_file_are_refused(tmp_path: Path) -> None:
     """Nor does one that others may write to: it may be anybody's."""
     async with bed(tmp_path) as one:
         one.keys["ops"].unlink()
@@ -166,7 +166,7 @@ async def test_a_file_that_is_gone_lets_nobody_in(tmp_path: Path) -> None:
         await one.until(one.edge, is_let_in=True)
 
 
-async def test_a_bad_line_takes_no_other_with_it(tmp_path: Path) -> None:
+async def test_a_bad_line_does_not_affect_others(tmp_path: Path) -> None:
     async with bed(tmp_path) as one:
         one.keys["ops"].write_text(
             f'command="true" {ssh_keys.public(one.other)}\n{ssh_keys.public(one.ops)}\n'
@@ -218,7 +218,7 @@ async def test_another_host_key_is_shown_to_new_clients(tmp_path: Path) -> None:
         await closed(before)
 
 
-async def test_it_moves_and_cuts_nobody(tmp_path: Path) -> None:
+async def test_another_address_cuts_no_connection(tmp_path: Path) -> None:
     async with bed(tmp_path) as one:
         before = await one.login(one.ops)
         was, one.port = one.port, free_port()
@@ -237,7 +237,7 @@ async def test_it_moves_and_cuts_nobody(tmp_path: Path) -> None:
     [{"max_startups": 7}, {"per_source_max_startups": 3}, {"login_timeout": "9s"}, {"sources": []}],
     ids=str,
 )
-async def test_other_settings_cut_nobody(tmp_path: Path, settings: dict[str, object]) -> None:
+async def test_other_settings_cut_no_connection(tmp_path: Path, settings: dict[str, object]) -> None:
     async with bed(tmp_path) as one:
         before = await one.login(one.ops)
         one.configure(settings=settings)
@@ -247,7 +247,7 @@ async def test_other_settings_cut_nobody(tmp_path: Path, settings: dict[str, obj
         await closed(before)
 
 
-async def test_it_goes_and_comes(tmp_path: Path) -> None:
+async def test_a_reload_removes_and_adds_the_server(tmp_path: Path) -> None:
     async with bed(tmp_path) as one:
         before = await one.login(one.ops)
         one.configure(ssh_server=None, users=None, sites=None)
@@ -262,7 +262,7 @@ async def test_it_goes_and_comes(tmp_path: Path) -> None:
         assert await one.lets_in(one.ops)
 
 
-async def test_host_keys_that_come_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_host_keys_can_become_readable_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that cannot be read at the start: clients are closed until it can."""
     monkeypatch.setattr(served_ssh, "RETRY_S", 0.05)
     one = Bed(tmp_path / "bed")

@@ -49,7 +49,7 @@ async def received(manager: socket.socket) -> str:
         return (await asyncio.get_running_loop().sock_recv(manager, 1024)).decode()
 
 
-async def test_the_first_change_is_told_at_once_and_those_that_follow_together(
+async def test_the_first_change_is_sent_at_once_and_later_ones_together(
     manager: socket.socket,
 ) -> None:
     counter = Counter()

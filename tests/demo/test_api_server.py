@@ -58,7 +58,7 @@ async def kubectl(stage: Stage, folder: Path, *args: str, token: str | None = No
         ("get ns -o jsonpath={.items[*].status.phase}", ["Active Active"]),
     ],
 )
-async def test_kubectl_shows_what_is_there(
+async def test_kubectl_shows_the_objects(
     stage: Stage, tmp_path: Path, command: str, expected: list[str]
 ) -> None:
     got = await kubectl(stage, tmp_path, *command.split())
@@ -91,7 +91,7 @@ async def test_kubectl_version(stage: Stage, tmp_path: Path) -> None:
         ),
     ],
 )
-async def test_kubectl_is_told_what_the_demo_does_not_do(
+async def test_kubectl_gets_a_message_for_unsupported_requests(
     stage: Stage, tmp_path: Path, command: str, error: str
 ) -> None:
     got = await kubectl(stage, tmp_path, *command.split())

@@ -10,7 +10,7 @@ from proxy.demo.welcome import welcome
 from proxy.runtime.endpoint import Local
 
 
-def test_nobody_else_can_read_a_file_and_no_socket_stays_bound(tmp_path: Path) -> None:
+def test_files_are_private_and_no_socket_stays_bound(tmp_path: Path) -> None:
     with prepare(tmp_path) as stage:
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
         assert {

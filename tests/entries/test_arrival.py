@@ -78,7 +78,7 @@ async def echo() -> AsyncIterator[Endpoint]:
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("size", [5, 300_000], ids=["a few", "more than a buffer"])
-async def test_what_came_early_comes_first(echo: Endpoint, size: int) -> None:
+async def test_early_bytes_are_sent_first(echo: Endpoint, size: int) -> None:
     early = bytes(range(256)) * (size // 256) + b"hello"
     one = cluster(echo)
     reader, writer = await arrives(lambda sock, caller: Spoken(sock, caller, early), one)
@@ -116,7 +116,7 @@ async def test_the_client_of_a_listener_is_reset() -> None:
     await one.connections.drain(5)
 
 
-def test_what_a_caller_is_called() -> None:
+def test_the_name_of_a_caller() -> None:
     proved = frozenset({"cert:ci.example.com", "proxy-user:ci"})
     caller = Caller(Endpoint("::1", 40_000), 1002, proved)
     for name in (*proved, caller.identity, "uid:1002", "::1", "[::1]:40000"):

@@ -46,7 +46,7 @@ def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]
 
 
 @ROOT_ONLY
-def test_each_client_is_the_user_who_connected(connect: Connect) -> None:
+def test_each_client_has_the_uid_of_its_user(connect: Connect) -> None:
     accepted = {}
     for uid in (1002, 1003, 0):
         with as_user(uid):
@@ -55,7 +55,7 @@ def test_each_client_is_the_user_who_connected(connect: Connect) -> None:
 
 
 @ROOT_ONLY
-def test_who_stands_for_all_that_have_no_uid_is_nobody(connect: Connect) -> None:
+def test_the_overflow_uid_is_no_uid(connect: Connect) -> None:
     with as_user(int(Path("/proc/sys/kernel/overflowuid").read_text())):
         _, accepted = connect()
     assert uid_of(accepted) is None
@@ -71,12 +71,12 @@ def test_a_client_that_has_sent_and_closed_is_never_root(connect: Connect) -> No
 
 
 @pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET, socket.AF_INET6])
-def test_a_socket_without_a_client_is_nobody(family: int) -> None:
+def test_a_socket_without_a_client_has_no_uid(family: int) -> None:
     with socket.socket(family) as alone:
         assert uid_of(alone) is None
 
 
-def test_this_system_tells() -> None:
+def test_this_system_shows_socket_owners() -> None:
     assert hidden(tcp=True) is None
     assert hidden(tcp=False) is None
 
@@ -97,7 +97,7 @@ print(hidden(tcp=True).remedy)
 
 
 @pytest.mark.user_namespace
-def test_in_a_user_namespace_everybody_is_nobody() -> None:
+def test_in_a_user_namespace_no_uid_is_known() -> None:
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", sys.executable, "-c", _MAPPED],
         cwd=CHECKOUT,
@@ -137,7 +137,7 @@ class NoNetlink:
         (errno.EINVAL, "this kernel or sandbox has no sock_diag(7)"),
     ],
 )
-def test_a_system_that_hides_owners_says_so_and_everybody_is_nobody(
+def test_a_system_that_hides_socket_owners_is_detected_and_no_uid_is_known(
     monkeypatch: pytest.MonkeyPatch, error: int, remedy: str
 ) -> None:
     with (
@@ -156,7 +156,7 @@ def test_a_system_that_hides_owners_says_so_and_everybody_is_nobody(
 
 
 @pytest.mark.parametrize("says", [4294967294, ValueError("the kernel's answer has no socket")])
-def test_a_system_that_tells_wrong_owners_is_not_believed(
+def test_a_system_with_wrong_socket_owners_is_detected(
     monkeypatch: pytest.MonkeyPatch, says: int | ValueError
 ) -> None:
     """A sandbox may emulate sock_diag(7) wrongly."""

@@ -50,7 +50,7 @@ PATHS = st.builds(UnixPath, st.text(st.characters(exclude_characters="\0", codec
 
 
 @given(ADDRESSES | PATHS)
-def test_names_in_the_store_are_what_systemd_takes(address: Local) -> None:
+def test_systemd_accepts_the_names_in_the_store(address: Local) -> None:
     """systemd's fdname_is_valid() allows up to 255 printable ASCII characters without a colon."""
     name = fd_store._name(address)
     assert name.isascii()
@@ -87,7 +87,7 @@ async def test_a_manager_that_does_not_answer_is_not_waited_for_long(
     ]
 
 
-async def test_what_nobody_wants_is_closed_and_said(manager: socket.socket) -> None:
+async def test_an_unused_socket_is_closed_and_logged(manager: socket.socket) -> None:
     with socket.create_server(("127.0.0.1", 0)) as wanted, socket.create_server(("127.0.0.1", 0)) as stale:
         addresses = [Endpoint(*sock.getsockname()) for sock in (wanted, stale)]
         inherited = FdStore(dict(zip(addresses, (wanted, stale), strict=True)))
@@ -112,7 +112,7 @@ async def test_without_a_manager_nothing_is_said(monkeypatch: pytest.MonkeyPatch
     assert logs == []
 
 
-async def test_a_unix_socket_that_nobody_wants_is_closed_and_its_file_is_gone(
+async def test_an_unused_unix_socket_is_closed_and_its_file_removed(
     manager: socket.socket, tmp_path: Path
 ) -> None:
     address = UnixPath(str(tmp_path / "s"))
@@ -140,7 +140,7 @@ async def test_a_unix_socket_without_its_file_is_no_use(manager: socket.socket, 
         end_listening(sock)
 
 
-async def test_what_the_manager_does_not_take_is_not_kept(
+async def test_a_socket_that_the_manager_refuses_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))

@@ -72,7 +72,7 @@ def test_all_groups_of_a_user_count_and_not_the_first_alone(monkeypatch: pytest.
     }
 
 
-def test_a_name_that_is_a_number_is_nobodys_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_numeric_name_is_no_uid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a user called `0` would count as root."""
     user = pwd.struct_passwd(("0", "x", 1002, 1002, "", "/", "/bin/sh"))
     monkeypatch.setattr(pwd, "getpwuid", lambda _: user)
@@ -85,7 +85,7 @@ def test_a_uid_without_a_name_has_its_number_alone() -> None:
     assert identities_of(3_999_999_999) == {"uid:3999999999"}
 
 
-async def test_nobody_has_no_identity_and_is_not_looked_up(known: Identities, directory: Directory) -> None:
+async def test_an_unknown_uid_has_no_identity_and_no_lookup(known: Identities, directory: Directory) -> None:
     assert await known.of(None) == frozenset()
     assert directory.asked == []
 
@@ -103,7 +103,7 @@ async def test_an_answer_is_kept_for_a_minute(known: Identities, directory: Dire
     assert await known.of(1002) == {"uid:1002", "gid:guests"}
 
 
-async def test_callers_of_one_uid_share_a_lookup_and_one_who_leaves_takes_it_from_nobody(
+async def test_callers_of_one_uid_share_a_lookup_that_survives_a_cancelled_caller(
     known: Identities, directory: Directory
 ) -> None:
     directory.answers.clear()
@@ -158,7 +158,7 @@ async def test_while_the_lookup_fails_a_uid_has_its_number_alone() -> None:
     await known.close()
 
 
-async def test_at_the_end_nobody_waits_for_a_lookup_that_hangs(directory: Directory) -> None:
+async def test_close_does_not_wait_for_a_hanging_lookup(directory: Directory) -> None:
     known = Identities(directory)
     directory.answers.clear()
     waiting = asyncio.get_running_loop().create_task(known.of(1002))

@@ -117,7 +117,7 @@ async def test_a_socket_of_a_client_that_has_a_name_itself(path: Path, tmp_path:
     await served.end()
 
 
-async def test_the_kernel_is_not_asked_to_refuse_what_it_could_not_admit_again(path: Path) -> None:
+async def test_the_kernel_refuses_clients_only_if_it_can_admit_them_again(path: Path) -> None:
     served = Served(path)
     await served.kept.start()
     served.kept.admit_or_refuse(is_hopeless=True, because={})
@@ -127,7 +127,7 @@ async def test_the_kernel_is_not_asked_to_refuse_what_it_could_not_admit_again(p
     await served.end()
 
 
-async def test_what_is_inherited_gets_the_mode_of_the_configuration(path: Path) -> None:
+async def test_an_inherited_socket_gets_the_configured_mode(path: Path) -> None:
     served = Served(path, inherited=for_all(path), mode="0640")
     await served.kept.start()
     assert look(path) == "srw-r-----"

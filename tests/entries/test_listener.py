@@ -80,7 +80,7 @@ async def test_clients_are_refused_and_served_again_at_an_address_that_stays_our
 
 
 @pytest.mark.parametrize("refuses", [False, True])
-async def test_an_address_that_is_given_up_is_free_whoever_has_a_descriptor_of_it(refuses: bool) -> None:
+async def test_a_released_address_is_free_even_if_a_descriptor_is_open(refuses: bool) -> None:
     """A service manager that does not read its messages keeps a descriptor. Once, clients then waited in the
     backlog for ever.
     """
@@ -136,7 +136,7 @@ class Sick(socket.socket):
         return super().accept()
 
 
-async def test_whatever_accept_says_it_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_after_any_error_accept_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FULL_PAUSE_S", 0.01)
     sock = Sick()
     sock.setblocking(False)

@@ -115,7 +115,7 @@ async def whole(connection: Connection) -> bytes:
 @pytest.mark.parametrize(
     ("request_bytes", "answer"), [(CONNECT, ACCEPTED), (SOCKS, SOCKS_ACCEPTED)], ids=["CONNECT", "SOCKS5"]
 )
-async def test_what_comes_with_the_request_reaches_the_target(
+async def test_bytes_behind_the_request_reach_the_target(
     request_bytes: bytes, answer: bytes, size: int
 ) -> None:
     sent = request_bytes + b"early"

@@ -60,7 +60,7 @@ async def come(one: Stage, context: ssl.SSLContext) -> Connection:
         return await asyncio.open_connection(sock=theirs, ssl=context, server_hostname=HOST)
 
 
-async def test_a_certificate_proves_who_it_is(authorities: Authorities) -> None:
+async def test_a_certificate_proves_the_clients_identity(authorities: Authorities) -> None:
     shown = authorities.clients.issue("ci", dns=("ci.example.com",))
     async with stage() as one:
         one.entry.tls = authorities.context()
@@ -116,7 +116,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("client", "message"), BAD, ids=[client.__name__ for client, _ in BAD])
-async def test_a_handshake_that_fails_is_told_and_counted(
+async def test_a_failed_handshake_is_logged_and_counted(
     authorities: Authorities, client: object, message: str
 ) -> None:
     assert callable(client)
@@ -160,7 +160,7 @@ async def test_a_client_that_does_not_trust_the_entry_is_heard(authorities: Auth
         assert [entry["message"] for entry in logs] == ["it does not trust the CA of cert_file"]
 
 
-async def test_who_speaks_no_tls_reads_why(authorities: Authorities) -> None:
+async def test_a_client_without_tls_gets_the_reason_in_plain_text(authorities: Authorities) -> None:
     async with stage() as one:
         one.entry.tls = authorities.context()
         connection = await one.come()
@@ -173,7 +173,7 @@ async def test_who_speaks_no_tls_reads_why(authorities: Authorities) -> None:
         await one.results(Reason.BAD_REQUEST, Reason.BAD_REQUEST)
 
 
-async def test_tls_where_none_is_spoken(authorities: Authorities) -> None:
+async def test_tls_to_a_server_without_tls(authorities: Authorities) -> None:
     async with stage() as one:
         with pytest.raises(ssl.SSLError):
             await come(one, authorities.trusting(None))
@@ -225,7 +225,7 @@ async def test_a_check_that_has_no_time_is_no_wrong_password() -> None:
         await one.results(Reason.LIMIT)
 
 
-async def test_who_may_not_use_the_entry_learns_nothing_of_its_names_and_the_log_has_what_was_asked() -> None:
+async def test_a_denied_caller_learns_no_names_and_the_log_has_the_request() -> None:
     async def check(caller: Caller) -> None:
         raise Denied(f"{caller.identity.split(':', maxsplit=1)[0]} is not in allow of entries.proxy")
 
@@ -245,7 +245,7 @@ async def test_who_may_not_use_the_entry_learns_nothing_of_its_names_and_the_log
     assert (refused["entry"], refused["asked"], refused["reason"]) == ("proxy", "prod:443", "denied")
 
 
-async def test_an_entry_whose_files_cannot_be_read_serves_nobody() -> None:
+async def test_an_entry_with_unreadable_files_refuses_every_client() -> None:
     async with stage() as one:
         one.entry.closed_because = "its certificate cannot be read"
         connection = await one.come()

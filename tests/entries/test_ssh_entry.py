@@ -125,7 +125,7 @@ def test_a_reason_has_a_code_and_a_sentence(reason: Reason, code: int) -> None:
     ]
     + [(f"prod{sign}eu", 22) for sign in "@?%/\x7fé\n"],
 )
-def test_what_is_no_name_is_not_asked_for(host: str, port: int) -> None:
+def test_a_request_without_a_valid_name_is_refused(host: str, port: int) -> None:
     door = Door()
     (answer,) = door.ask(host, port).answers
     assert not door.arrivals
@@ -163,7 +163,7 @@ def test_the_options_of_a_key_come_first(host: str, port: int, options: Options)
 
 
 @pytest.mark.parametrize(("host", "port"), [("node-a", 22), ("NODE-A", 22), ("10.0.0.7", 9000)])
-def test_what_the_options_allow_is_handed_on(host: str, port: int) -> None:
+def test_a_target_that_the_options_allow_is_passed_on(host: str, port: int) -> None:
     door = Door()
     assert not door.ask(host, port, options=NARROW).answers
     assert len(door.arrivals) == 1
@@ -183,7 +183,7 @@ def test_a_site_needs_an_allow_and_does_not_learn_which_names_there_are() -> Non
     assert request.answers[2].text == "kubemux: prod-eu: channel_refused (no)"
 
 
-def test_when_kubemux_stops_nobody_is_handed_on() -> None:
+def test_when_kubemux_stops_no_client_is_passed_on() -> None:
     door = Door()
     door.entry.closed_because = "kubemux stops"
     (answer,) = door.ask("prod-eu", 443).answers

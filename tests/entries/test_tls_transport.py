@@ -154,7 +154,7 @@ async def test_the_client_ends_first_and_still_gets_the_answer(pair: Pair) -> No
         assert await pair.taking.lost is None
 
 
-async def test_the_cluster_ends_first_and_still_gets_what_the_client_sends(pair: Pair) -> None:
+async def test_the_cluster_ends_its_side_and_still_gets_the_clients_bytes(pair: Pair) -> None:
     pair.transport.write(b"goodbye")
     pair.transport.write_eof()
     assert await pair.client.read() == b"goodbye"
@@ -184,7 +184,7 @@ async def test_an_end_loses_nothing_that_has_come_and_is_not_taken_yet(pair: Pai
     assert await pair.client.read() == b""
 
 
-async def test_who_does_not_read_pauses_the_other(pair: Pair) -> None:
+async def test_a_side_that_does_not_read_pauses_the_other(pair: Pair) -> None:
     data = pattern(1 << 20)
     for _ in range(64):
         if not pair.taking.is_writable.is_set():

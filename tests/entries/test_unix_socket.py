@@ -52,7 +52,7 @@ def connected(path: Path) -> int:
 
 @as_root
 @pytest.mark.usefixtures("umask")
-def test_nobody_can_use_it_before_its_mode_and_group_are_right(
+def test_no_client_can_use_it_before_its_mode_and_group_are_set(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before bind(2) there is no file; after it, only the owner has access, and no client can connect yet."""
@@ -192,7 +192,7 @@ def test_a_path_that_is_too_long_for_the_kernel(tmp_path: Path) -> None:
     assert "another path" in caught.value.hint
 
 
-def test_at_the_end_nobody_can_connect_and_the_file_is_gone(path: Path) -> None:
+def test_after_close_no_client_can_connect_and_the_file_is_removed(path: Path) -> None:
     """Also if another process has a descriptor of the socket, as systemd may."""
     sock = bind(path)
     with sock.dup():
@@ -220,7 +220,7 @@ def test_a_file_that_changed_hands_is_removed_all_the_same(path: Path) -> None:
     assert not path.exists()
 
 
-def test_what_somebody_put_in_its_place_is_not_removed(path: Path) -> None:
+def test_another_file_in_its_place_is_not_removed(path: Path) -> None:
     sock = bind(path)
     path.unlink()
     path.write_text("precious")

@@ -85,9 +85,7 @@ async def test_the_right_password_and_no_other(users: Users) -> None:
         assert not await users.is_right(user, password), (user, password)
 
 
-async def test_who_was_right_costs_no_second_check_and_who_was_wrong_always_does(
-    users: Users, checks: Bcrypt
-) -> None:
+async def test_only_right_passwords_are_cached(users: Users, checks: Bcrypt) -> None:
     for _ in range(3):
         assert await users.is_right("ci", b"of ci")
     assert len(checks.asked) == 1
@@ -115,7 +113,7 @@ async def test_an_unknown_user_costs_the_same_check_each_time(users: Users, chec
     assert len(checks.asked) == 64
 
 
-async def test_a_password_is_what_bcrypt_takes_of_it(path: Path, checks: Bcrypt) -> None:
+async def test_only_the_bytes_that_bcrypt_uses_count(path: Path, checks: Bcrypt) -> None:
     """htpasswd(1) hashes the first 72 bytes; the bcrypt package refuses a longer password."""
     write(path, f"ci:{hashed('x' * 72)}\n")
     users = Users(path)
@@ -126,7 +124,7 @@ async def test_a_password_is_what_bcrypt_takes_of_it(path: Path, checks: Bcrypt)
     await users.close()
 
 
-async def test_without_users_nobody_is_right(path: Path, checks: Bcrypt) -> None:
+async def test_without_users_no_password_is_accepted(path: Path, checks: Bcrypt) -> None:
     write(path, "")
     users = Users(path)
     await users.load()
@@ -145,9 +143,7 @@ async def test_clients_of_one_user_at_the_same_time_cost_one_check(users: Users,
     assert len(checks.asked) == 1
 
 
-async def test_a_flood_of_guesses_waits_for_a_bounded_time_and_who_is_known_is_served(
-    users: Users, checks: Bcrypt
-) -> None:
+async def test_a_flood_of_guesses_waits_and_known_users_are_served(users: Users, checks: Bcrypt) -> None:
     assert await users.is_right("argo", b"of argo")
     checks.asked.clear()
     checks.may_end.clear()
@@ -178,7 +174,7 @@ async def change(users: Users, path: Path, text: str) -> None:
     await users.load()
 
 
-async def test_a_changed_file_holds_at_once_for_who_was_right_before(
+async def test_a_changed_file_applies_at_once_to_cached_passwords(
     users: Users, path: Path, checks: Bcrypt
 ) -> None:
     assert await users.is_right("ci", b"of ci")
@@ -194,7 +190,7 @@ async def test_a_changed_file_holds_at_once_for_who_was_right_before(
     assert not await users.is_right("argo", b"of argo")
 
 
-async def test_a_user_who_is_removed_while_the_password_is_checked_is_not_let_in(
+async def test_a_user_removed_during_the_password_check_is_refused(
     users: Users, path: Path, checks: Bcrypt
 ) -> None:
     checks.may_end.clear()

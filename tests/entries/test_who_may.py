@@ -62,7 +62,7 @@ def connect() -> Iterator[Connect]:
         ((), False, False),
     ],
 )
-async def test_a_caller_is_let_in_by_what_it_is(
+async def test_a_caller_is_let_in_by_its_identity(
     known: Identities, connect: Connect, allow: tuple[str, ...], root: bool, stranger: bool
 ) -> None:
     let_in = [is_allowed(rules(*allow), await known.of(uid_of(connect(uid)[1]))) for uid in (0, STRANGER)]
@@ -70,7 +70,7 @@ async def test_a_caller_is_let_in_by_what_it_is(
 
 
 @ROOT_ONLY
-async def test_who_has_sent_and_closed_is_let_in_by_any_alone(known: Identities, connect: Connect) -> None:
+async def test_a_client_that_has_closed_is_let_in_only_by_any(known: Identities, connect: Connect) -> None:
     client, accepted = connect(0)
     client.sendall(b"x")
     client.close()
@@ -96,6 +96,6 @@ def test_a_rule_names_a_certificate_however_it_is_written(rule: str, kind: str, 
 
 
 @pytest.mark.parametrize("rule", ["cert:spiffe://example.com/ns/argo", "cert:ops@example.com"])
-def test_case_counts_in_what_is_no_host_name(rule: str) -> None:
+def test_case_matters_in_names_that_are_no_host_names(rule: str) -> None:
     names = (("URI", "spiffe://example.com/ns/Argo"), ("email", "Ops@example.com"))
     assert not is_allowed(rules(rule), identities_of({"subjectAltName": names}))

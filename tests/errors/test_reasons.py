@@ -92,7 +92,7 @@ def literals(tree: ast.Module) -> Iterator[tuple[int, str]]:
                     yield word.lineno, ast.unparse(word)
 
 
-def test_none_is_made_up() -> None:
+def test_every_reason_is_from_the_list() -> None:
     assert {path: found for path, tree in SOURCES.items() if (found := list(literals(tree)))} == {}
 
 
@@ -110,7 +110,7 @@ def test_a_made_up_reason_would_be_found() -> None:
     assert [source for source in made_up if not list(literals(ast.parse(source)))] == []
 
 
-def test_an_errors_reason_is_of_the_list_and_about_what_it_happens_to(errors: set[type[ProxyError]]) -> None:
+def test_each_error_has_a_reason_of_its_kind(errors: set[type[ProxyError]]) -> None:
     for kind in errors:
         assert isinstance(kind.reason, Reason), kind
         if issubclass(kind, LinkError):
@@ -131,7 +131,7 @@ def test_the_results_of_probes_are_those_of_the_list() -> None:
     assert all(result.hint == Reason(result).remedy for result in Result)
 
 
-def test_the_page_is_what_the_list_makes_of_it() -> None:
+def test_the_page_is_generated_from_the_list() -> None:
     page = PAGE.read_text()
     assert re.findall(r"<!-- reasons: (\w+) -->", page) == [*Subject]
     assert filled(page) == page, f"python -m proxy.errors.page {PAGE.relative_to(ROOT)}"

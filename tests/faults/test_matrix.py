@@ -52,7 +52,7 @@ def test_each_kind_of_leak_breaks_the_law(what: str) -> None:
         (Unread(), Saw.WRONG),
     ],
 )
-def test_what_a_client_sees_has_a_name(exc: Exception, saw: Saw) -> None:
+def test_each_result_of_a_client_has_a_name(exc: Exception, saw: Saw) -> None:
     assert classify(exc) is saw
 
 

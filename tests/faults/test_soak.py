@@ -280,7 +280,7 @@ async def test_soak(tmp_path: Path, certificates: Certificates) -> None:
         assert growth is None or growth <= GROWTH, f"RSS is {growth:.3f} times that at minute 2"
 
 
-def test_what_no_fault_explains_is_found() -> None:
+def test_unexplained_log_entries_are_found() -> None:
     fine: dict[str, object] = {"event": "link lost", "level": "warning", "reason": "link_lost"}
     assert unexplained([fine, {"event": "stopped", "level": "info"}]) == []
     odd: list[dict[str, object]] = [

@@ -145,7 +145,7 @@ def run_scripts(count: int) -> None:
         tls.run(Random(seed).randbytes(10 + 7 * seed % 400))  # noqa: S311 - the same each time
 
 
-def test_tls_scripts_reach_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_scripts_cover_the_intended_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections that nobody breaks, with both versions, both kinds of protocol, an end from each side and
     bytes each way; and others.
     """

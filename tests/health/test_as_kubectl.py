@@ -191,7 +191,7 @@ async def test_a_handshake_that_go_makes(tmp_path: Path, label: str) -> None:
         "*.svc",
     ],
 )
-async def test_the_server_is_told_the_name_that_kubectl_tells(tmp_path: Path, name: str) -> None:
+async def test_the_server_gets_the_same_name_as_from_kubectl(tmp_path: Path, name: str) -> None:
     need_new_kubectl()
     root = make(authority("root"))
     server, ca = shown(tmp_path, Case([make(LEAF, root)], root.pem, good=True))

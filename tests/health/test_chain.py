@@ -72,7 +72,7 @@ def test_names_times_constraints_are_bounded() -> None:
         ),
     ],
 )
-def test_who_signed_is_named(sent: Made, words: str) -> None:
+def test_the_issuer_is_named(sent: Made, words: str) -> None:
     assert words in str(complaint([sent], make(authority("root"))))
 
 

@@ -102,7 +102,7 @@ async def test_an_unknown_cluster_is_a_usage_error_that_lists_them(tmp_path: Pat
     )
 
 
-async def test_a_gateway_is_told_from_a_cluster(tmp_path: Path, pki: Pki) -> None:
+async def test_the_error_distinguishes_a_gateway_from_a_cluster(tmp_path: Path, pki: Pki) -> None:
     result = await run(tmp_path, pki, answers(OK), pki.good, "direct")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "'direct' stands for no gateway at all, and probe takes a cluster" in result.stderr
@@ -170,7 +170,7 @@ async def test_through_a_real_sshd_it_stops_where_the_way_is_broken(
 
 
 @pytest.mark.sshd
-async def test_verbose_says_what_was_taken_from_ssh_config(
+async def test_verbose_shows_the_options_of_ssh_config(
     tmp_path: Path, pki: Pki, sshd_factory: SshdFactory
 ) -> None:
     """It shows the options for the gateway and for its jump host, without ssh's own defaults."""

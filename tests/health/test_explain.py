@@ -69,7 +69,7 @@ def test_at_most_one_step_fails_and_nothing_passes_after_it(
     assert "o" not in row.partition("F")[2]
 
 
-def test_times_are_told_where_they_were_spent() -> None:
+def test_times_are_shown_at_their_step() -> None:
     timings = ((Stage.CHANNEL, 0.2), (Stage.TLS, 0.3))
     outcome = Outcome(Result.TLS_EXPIRED, "", "", 0.5, Stage.TLS, timings=timings)
     assert [step.seconds for step in steps(VIA_SSH, outcome, connecting=0.1)] == [
@@ -106,7 +106,7 @@ async def test_a_certificate_without_names_names_nothing(pki: Pki) -> None:
     assert str(outcome.refused).startswith("it names nothing; ")
 
 
-async def test_where_the_certificate_is_not_the_reason_there_is_none(pki: Pki) -> None:
+async def test_without_a_certificate_problem_no_certificate_is_shown(pki: Pki) -> None:
     async with Scripted(answers(b"plain text\r\n")) as server:
         outcome = await probe(
             "prod", cluster(server.endpoint, pki.authority.ca.cert), Dialer(server.endpoint), Contexts()

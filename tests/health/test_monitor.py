@@ -110,7 +110,7 @@ async def test_an_idle_cluster_is_not_probed_and_has_no_state_of_before(pki: Pki
             assert watched.sample("probes_total", result="link_down") is None
 
 
-async def test_up_down_up_is_told_once_each(pki: Pki) -> None:
+async def test_each_change_of_state_is_reported_once(pki: Pki) -> None:
     async with Scripted(answers(OK), tls=server_context(pki.good)) as server:
         watched = Watched(
             Dialer(server.endpoint),
@@ -150,7 +150,7 @@ async def test_up_down_up_is_told_once_each(pki: Pki) -> None:
     assert lines[1]["hint"] == Result.UNHEALTHY.hint
 
 
-async def test_another_reason_for_being_down_is_told_once() -> None:
+async def test_another_reason_for_being_down_is_logged_once() -> None:
     errors: list[ProxyError] = [LinkDown("a"), LinkDown("b"), ChannelRefused("c"), ChannelRefused("d")]
     later = asyncio.Event()
 

@@ -63,7 +63,7 @@ def http(status: str, body: bytes = b"") -> Script:
     return answers(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
 
 
-async def test_ok_with_everything_an_outcome_tells(pki: Pki) -> None:
+async def test_ok_has_every_fact_of_an_outcome(pki: Pki) -> None:
     outcome = await probed(pki, answers(OK))
     assert (outcome.result, outcome.status, outcome.stage, outcome.hint) == (Result.OK, 200, Stage.HTTP, "")
     assert outcome.message == "HTTP 200 for /healthz"
@@ -161,7 +161,7 @@ async def test_without_a_ca_file_the_systems_store_decides(pki: Pki) -> None:
 
 
 @pytest.mark.parametrize("name", ["a..b", "x" * 200, "x" * 253, ".kubernetes", "b\u00fccher.example"])
-async def test_a_server_name_that_can_be_none(pki: Pki, name: str) -> None:
+async def test_an_address_can_be_no_server_name(pki: Pki, name: str) -> None:
     outcome = await probed(pki, answers(OK), name=name)
     assert (outcome.result, outcome.stage) == (Result.TLS_NAME_MISMATCH, Stage.TLS)
     assert name[:10] in outcome.message
@@ -188,7 +188,7 @@ async def crash(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         (silence, Result.TIMEOUT),
     ],
 )
-async def test_what_is_there_does_not_speak_tls(pki: Pki, script: Script, result: Result) -> None:
+async def test_a_server_that_does_not_speak_tls(pki: Pki, script: Script, result: Result) -> None:
     async with Scripted(script) as server:
         dial = Dialer(server.endpoint)
         outcome = await probe(

@@ -76,7 +76,7 @@ async def test_the_token_is_read_each_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"two words", b"new\nline", b"caf\xc3\xa9", b"nul\x00"])
-async def test_a_token_that_is_none_is_never_quoted(tmp_path: Path, content: bytes) -> None:
+async def test_an_invalid_token_is_never_quoted(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t").write_bytes(content)
     with pytest.raises(Failure) as failure:
         await Contexts().load(cluster(NOWHERE, None, token_file=str(tmp_path / "t")))

@@ -194,7 +194,7 @@ def compare(world: World, plain: tuple[Visit, Visit], ssh: Tried, ours: Tried) -
                 assert mine.lists[name] == plain[1].lists[name]
 
 
-async def test_kubemux_dials_what_ssh_dials(world: World, environment: None, tmp_path: Path) -> None:
+async def test_kubemux_dials_the_same_address_as_ssh(world: World, environment: None, tmp_path: Path) -> None:
     random, file = Random(SEED), tmp_path / "ssh_config"  # noqa: S311 - draws test cases
     options: Counter[str] = Counter()
     ends: Counter[str] = Counter()

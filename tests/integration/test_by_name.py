@@ -111,7 +111,7 @@ async def bed(sshd: Sshd, tmp_path: Path) -> AsyncIterator[Bed]:
             yield Bed(daemon, proxy, closed)
 
 
-async def test_clusters_and_routes_are_reached_by_name_by_those_who_may(bed: Bed) -> None:
+async def test_allowed_callers_reach_clusters_and_routes_by_name(bed: Bed) -> None:
     payload = pattern(300_000)
     for name in ("prod-eu:6443", "PROD.example.com:443", "web-0.mine:8080"):
         status, came = await ask(bed.proxy, name, payload)
@@ -159,7 +159,7 @@ async def test_clusters_and_routes_are_reached_by_name_by_those_who_may(bed: Bed
     writer.close()
 
 
-async def test_a_rule_that_means_nobody_is_told(bed: Bed) -> None:
+async def test_a_rule_that_matches_nobody_gets_a_warning(bed: Bed) -> None:
     """It lets nobody in; at the start, and by each reload, its author learns why."""
     keys = ["routes[1].allow[1]", "clusters.closed.allow[1]"]  # as the file has them
     message = "lets nobody in: there is no group 'no-such-group' on this machine"

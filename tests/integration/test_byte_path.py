@@ -82,7 +82,7 @@ async def eventually(what: str, condition: Callable[[], bool], seconds: float = 
     assert condition(), what
 
 
-async def test_what_goes_in_comes_out(stack: AsyncExitStack, sshd: Sshd, tmp_path: Path) -> None:
+async def test_bytes_arrive_unchanged(stack: AsyncExitStack, sshd: Sshd, tmp_path: Path) -> None:
     sink, source, echo = [await stack.enter_async_context(server()) for server in (Sink, Source, Echo)]
     daemon, (to_sink, to_source, to_echo) = await start(stack, sshd, tmp_path, sink, source, echo)
     data = pattern(SIZE, seed=1)

@@ -147,7 +147,7 @@ def test_an_api_server_on_another_machine_comes_by_tls(
         stream(far.by(NEWER_KUBECTL), by="WebSocket")
 
 
-def test_nobody_stands_in_for_a_node(cluster: Cluster, node: Node, tmp_path: Path) -> None:
+def test_a_node_with_another_host_key_is_refused(cluster: Cluster, node: Node, tmp_path: Path) -> None:
     """Its host key is verified, which the API server's own tunnels did not do."""
     text = pages.block(PAGE, OWN_SSHD, "yaml")
     places: Places = {SOCKET: cluster.egress, "    group: kube\n": ""}
@@ -260,7 +260,7 @@ def test_a_lost_link_ends_clients_and_its_reason_reaches_the_next(
     )
 
 
-def test_kubectl_shows_what_each_refusal_says(cluster: Cluster, daemon: Daemon, node: Node) -> None:
+def test_kubectl_shows_the_message_of_each_refusal(cluster: Cluster, daemon: Daemon, node: Node) -> None:
     """kube-apiserver itself confirms what the fault matrix has of its stand-in."""
     hello = ("exec", "web", "--", "echo", "hello")
     assert cluster.kubectl.said(*hello) == "hello\n"

@@ -160,7 +160,7 @@ async def healthy(certificates: Certificates) -> AsyncIterator[Https]:
 
 @pytest.mark.parametrize("count", [1, 7])
 @pytest.mark.parametrize("way", WAYS)
-async def test_what_hangs_delays_nobody(
+async def test_a_hanging_call_delays_no_other(
     way: str, count: int, sshd: Sshd, healthy: Https, tmp_path: Path, certificates: Certificates
 ) -> None:
     scene = Scene(tmp_path, sshd)

@@ -366,7 +366,7 @@ async def reason(config: GatewayConfig) -> str:
 
 
 @pytest.mark.sshd
-async def test_whom_ssh_trusts(scene: Scene) -> None:
+async def test_kubemux_trusts_the_same_servers_as_ssh(scene: Scene) -> None:
     """Several cases run at a time, because each mostly waits for ssh, sshd and ssh-keygen."""
     at_once = asyncio.Semaphore(8)
 

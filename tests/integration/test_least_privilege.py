@@ -88,7 +88,7 @@ async def kubemux(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("way", ["authorized_keys", "sshd_config"])
-async def test_the_account_is_enough_and_no_more(
+async def test_the_account_has_exactly_the_needed_permissions(
     sshd_factory: SshdFactory, folder: Path, tmp_path: Path, certificates: Certificates, way: str
 ) -> None:
     async with Https(certificates) as one, Https(certificates) as two, Https(certificates) as other:

@@ -180,7 +180,7 @@ async def test_a_rotated_key_is_not_noticed(sshd: Sshd, tmp_path: Path) -> None:
             assert not daemon.events("gateway dial failed")
 
 
-async def test_a_host_key_that_is_trusted_no_more_is_reported(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_host_key_that_is_no_longer_trusted_is_reported(sshd: Sshd, tmp_path: Path) -> None:
     """The link that is up stays, and serves new clients: a mistake in known_hosts must not disconnect
     anybody.
     """

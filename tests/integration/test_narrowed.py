@@ -104,7 +104,7 @@ def test_a_client_that_waits_for_its_channel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("plane", PLANES)
-async def test_what_is_asked_of_a_site(tmp_path: Path, plane: str) -> None:
+async def test_permit_decides_which_targets_a_site_is_asked_for(tmp_path: Path, plane: str) -> None:
     sites = {"edge": {"permit": ["127.0.0.1:*", "localhost:*"]}}
     async with bed(tmp_path, sites, routes=[], environment={DATA_PLANE: plane}) as one:
         port = one.echo.port

@@ -69,7 +69,7 @@ async def test_with_a_user_nothing_asks_who_runs_it(
                 assert "~" not in done.stderr, words
 
 
-async def test_without_a_user_the_message_says_what_to_add(sshd: Sshd, tmp_path: Path) -> None:
+async def test_without_a_user_the_message_has_the_remedy(sshd: Sshd, tmp_path: Path) -> None:
     """`user:` is by default the name of the user that runs kubemux, and this uid has no name."""
     unnamed = {key: value for key, value in gateway(sshd).items() if key != "user"}
     async with running(
@@ -82,9 +82,7 @@ async def test_without_a_user_the_message_says_what_to_add(sshd: Sshd, tmp_path:
     assert "passphrase" not in told["message"] + told["hint"]
 
 
-async def test_ssh_refuses_to_read_an_ssh_config_and_the_message_says_what_to_do(
-    sshd: Sshd, tmp_path: Path
-) -> None:
+async def test_an_ssh_config_that_ssh_refuses_has_a_remedy(sshd: Sshd, tmp_path: Path) -> None:
     path = tmp_path / "ssh_config"
     path.write_text("Host *\n")
     section = gateway(sshd, ssh_config=str(path))
@@ -104,7 +102,7 @@ def test_a_path_with_an_unknown_user_names_that_user(tmp_path: Path) -> None:
     assert (done.returncode, "there is no user 'no-such-user'" in done.stderr) == (78, True), done.stderr
 
 
-def test_a_path_below_home_is_said_to_have_none(tmp_path: Path) -> None:
+def test_a_path_below_home_without_a_home_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(
         "version: 1\ngateways: {edge: {host: edge, user: me, identity_files: [~/key], known_hosts: "

@@ -64,7 +64,7 @@ async def test_links_and_probes_only_while_clients_are_there(
             assert events == [], "none of this is a warning or an error"
 
 
-async def test_probes_keep_a_gateway_up_if_they_are_told_to(
+async def test_probes_with_keep_up_keep_a_gateway_up(
     sshd: Sshd, tmp_path: Path, certificates: Certificates
 ) -> None:
     async with Https(certificates) as server:
@@ -101,7 +101,7 @@ async def test_a_client_of_a_gateway_that_cannot_be_dialled_is_reset_and_the_nex
             assert not daemon.events("clients are refused")
 
 
-async def test_an_sshd_that_is_gone_while_nobody_is_there_and_later_under_a_client(
+async def test_an_sshd_that_stops_without_clients_and_later_with_a_client(
     sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
 ) -> None:
     sshd, port = sshd_factory(), free_port()
@@ -127,7 +127,7 @@ async def test_an_sshd_that_is_gone_while_nobody_is_there_and_later_under_a_clie
             assert states(daemon)[0] == "up"
 
 
-async def test_orders_and_reloads_while_a_client_is_there_and_while_none_is(
+async def test_orders_and_reloads_with_and_without_a_client(
     sshd: Sshd, tmp_path: Path, certificates: Certificates
 ) -> None:
     port = free_port()

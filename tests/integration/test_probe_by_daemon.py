@@ -48,7 +48,7 @@ def untimed(lines: list[str]) -> list[str]:
     return [re.sub(r"  [\d.]+ ms", "", line) for line in lines]
 
 
-async def test_the_daemon_probes_for_who_may_not_read_the_keys(
+async def test_the_daemon_probes_for_users_who_may_not_read_the_keys(
     sshd: Sshd, tmp_path: Path, certificates: Certificates
 ) -> None:
     async with Https(certificates) as server:

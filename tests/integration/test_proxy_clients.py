@@ -128,7 +128,7 @@ def test_ssh_through_each_program(desk: Desk, command: str, _seen: str) -> None:
 
 
 @pytest.mark.parametrize(("command", "seen"), COMMANDS)
-def test_what_each_program_shows_of_a_refusal(desk: Desk, command: str, seen: str) -> None:
+def test_each_program_shows_the_reason_of_a_refusal(desk: Desk, command: str, seen: str) -> None:
     done = desk.typed(f"ssh -o {shlex.quote(f'ProxyCommand={command}')} nowhere true")
     assert done.returncode == 255
     assert seen in done.stderr.decode().splitlines()[0]
@@ -181,7 +181,7 @@ def test_refusals(desk: Desk, asked: str, phrase: str, reply: int) -> None:
     assert f"to {host}. ({reply})" in by_socks.stderr.decode()
 
 
-def test_a_plain_url_is_told_what_to_do(desk: Desk) -> None:
+def test_a_request_for_a_plain_url_gets_a_remedy(desk: Desk) -> None:
     said = desk.said(
         "curl -sS --proxy http://127.0.0.1:3128 --write-out '%{http_code}' http://prod-eu/healthz"
     )

@@ -93,7 +93,7 @@ def desk(apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @NEWER
-def test_the_recipe_and_what_it_writes(desk: Desk) -> None:
+def test_the_recipe_and_its_files(desk: Desk) -> None:
     assert "kube-system" in desk.said(pages.shell(PAGE, "kubectl"))
     yaml = YAML(typ="safe")
     [told] = yaml.load(pages.block(PAGE, "kubectl", "yaml"))["clusters"]
@@ -172,7 +172,7 @@ def test_objects_are_made_and_read(desk: Desk, kubectl: str, scheme: str) -> Non
     ],
     ids=["the machine's, HTTP", "current, HTTP", "current, SOCKS5"],
 )
-def test_a_gateway_that_is_down_is_told_to_the_user(desk: Desk, kubectl: str, scheme: str, seen: str) -> None:
+def test_the_user_sees_that_a_gateway_is_down(desk: Desk, kubectl: str, scheme: str, seen: str) -> None:
     done = desk.typed(
         f"{kubectl} --kubeconfig ~/.kube/{scheme} --context away --username=x --password=x get ns"
     )

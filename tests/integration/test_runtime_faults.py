@@ -222,7 +222,7 @@ def reconnect(admin: Path, name: str) -> None:
             assert answer.readline().split()[1] == b"200"
 
 
-async def test_a_reload_touches_only_what_changed(
+async def test_a_reload_replaces_only_changed_parts(
     sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
 ) -> None:
     """One connection through an unchanged cluster survives reloads that change all others."""

@@ -62,7 +62,7 @@ async def test_the_last_key_of_a_file_is_removed_by_a_reload_that_is_rejected(tm
         assert "files changed" not in after[: after.index("login ends")]  # it did not take that scan
 
 
-async def test_a_key_that_expires_ends_what_goes_through_its_link(tmp_path: Path) -> None:
+async def test_a_key_that_expires_ends_connections_on_its_link(tmp_path: Path) -> None:
     async with bed(tmp_path, {"edge": ALL}) as one, one.ssh("edge", "edge:1080") as ssh:
         await one.links("edge", 1)
         reader, writer = await tunnel(one, f"edge:{one.echo.port}")

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.apiserver
 
 
 @pytest.mark.parametrize("name", ["factory-7", "a_b.example"])
-def test_kubernetes_takes_the_deployment(name: str, apiserver: ApiServer, tmp_path: Path) -> None:
+def test_kubernetes_accepts_the_deployment(name: str, apiserver: ApiServer, tmp_path: Path) -> None:
     """The server checks it as when it is created. A misspelt key would be refused by kubectl."""
     server = Endpoint("bastion.example.com", 2222)
     permit = (Match.parse("10.1.0.0/16:22"),)

@@ -165,7 +165,7 @@ async def test_a_reload_keeps_the_links_of_sites_that_stay(tmp_path: Path) -> No
         assert (await one.links("edge", 0)) == []
 
 
-async def test_a_dynamic_forward_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+async def test_a_dynamic_forward_without_a_socks5_server_is_refused(tmp_path: Path) -> None:
     """-R with the site's own name and a target is no SOCKS server."""
     async with bed(tmp_path, {"edge": ALL}) as one:
         text = await ended(one.ssh("edge", f"edge:1080:127.0.0.1:{free_port()}"))

@@ -161,9 +161,7 @@ async def test_a_proxy_command_carries_the_connection(sshd: Sshd, tmp_path: Path
         ("KexAlgorithms sntrup761x25519-sha512@openssh.com\n", "KexAlgorithms"),
     ],
 )
-async def test_the_message_says_what_is_wrong_with_an_ssh_config(
-    tmp_path: Path, text: str, says: str
-) -> None:
+async def test_the_message_has_the_mistake_in_an_ssh_config(tmp_path: Path, text: str, says: str) -> None:
     path = written(tmp_path, text)
     found = await failure(alias("edge", path))
     assert isinstance(found, CredentialsUnusable), found
@@ -204,7 +202,7 @@ async def test_the_message_says_what_is_wrong_with_an_ssh_config(
         b"IgnoreUnknown Whatever\nWhatever it means",
     ],
 )
-async def test_kubemux_accepts_what_ssh_accepts(sshd: Sshd, tmp_path: Path, more: bytes) -> None:
+async def test_kubemux_accepts_the_same_host_keys_as_ssh(sshd: Sshd, tmp_path: Path, more: bytes) -> None:
     (tmp_path / "included").write_text(f"Port {sshd.port}\n")
     known: dict[str, object] = {
         "port": sshd.port,
@@ -222,7 +220,7 @@ async def test_kubemux_accepts_what_ssh_accepts(sshd: Sshd, tmp_path: Path, more
         assert link.server == f"127.0.0.1:{sshd.port}"
 
 
-async def test_what_is_included_comes_in_order_and_its_tokens_last(sshd: Sshd, tmp_path: Path) -> None:
+async def test_includes_are_read_in_order_and_tokens_expanded_last(sshd: Sshd, tmp_path: Path) -> None:
     """Included files come in the order of their names, and the first value of an option is used. `%p` is the
     port that is finally used.
     """
@@ -265,9 +263,7 @@ async def test_a_command_that_does_not_end_is_given_up_with_all_that_it_has_star
     await ended(pids.read_text().split())
 
 
-async def test_what_a_match_exec_leaves_behind_holds_nothing_up_and_is_ended(
-    sshd: Sshd, tmp_path: Path
-) -> None:
+async def test_processes_left_by_a_match_exec_are_ended(sshd: Sshd, tmp_path: Path) -> None:
     """A process that `Match exec` leaves behind still holds ssh's standard error."""
     pid = tmp_path / "pid"
     text = f'Match exec "sleep 1000 & echo $! > {pid}"\n' + host("edge", sshd)

@@ -54,7 +54,7 @@ def test_a_cluster_that_has_no_port_by_its_name(bed: Jumping) -> None:
     assert bed.desk.said("printf hello | ssh -W PROD-EU:6443 bastion") == f"{HELLO}\n"
 
 
-def test_much_both_ways_while_keys_change(bed: Jumping) -> None:
+def test_bulk_in_both_directions_during_rekeying(bed: Jumping) -> None:
     jump = "ssh -o RekeyLimit=4M -W prod-eu:443 bastion"
     expected = hashlib.sha256(BLOCK * (MUCH // len(BLOCK))).hexdigest()
     assert (
@@ -104,7 +104,7 @@ def test_control_master(bed: Jumping) -> None:
     assert len(bed.daemon.events("logged in")) == logins + 1
 
 
-def test_as_vs_code_comes(bed: Jumping) -> None:
+def test_vs_code_can_connect(bed: Jumping) -> None:
     """Remote-SSH gives a script to this command, and reaches what the script starts by the `-D` port."""
     port = free_port()
     command = bed.desk.words(
@@ -127,7 +127,7 @@ def test_as_vs_code_comes(bed: Jumping) -> None:
         assert process.wait(SECONDS) == 0
 
 
-def test_the_lines_of_the_page(bed: Jumping) -> None:
+def test_the_examples_of_the_page_work(bed: Jumping) -> None:
     """The ssh_config and the commands of jump.md, with the addresses and keys of this test."""
     page, files = pages.read("docs/jump.md"), bed.files
     commands = {
@@ -259,14 +259,14 @@ ONLY: Final = "kubemux only forwards: use ssh -J, -W, -L or -D (with -N)"
         ),
     ],
 )
-def test_what_is_refused_is_told_in_a_sentence(bed: Jumping, command: str, kind: str, says: str) -> None:
+def test_each_refusal_has_a_sentence(bed: Jumping, command: str, kind: str, says: str) -> None:
     done = bed.desk.typed(command)
     assert done.returncode == 255
     sentence = says if says == ONLY else f"kubemux: {says}"
     assert f"channel 0: open failed: {kind}: {sentence}" in done.stderr.decode().splitlines()
 
 
-def test_a_target_that_refuses_is_told_with_the_reason(bed: Jumping) -> None:
+def test_a_refused_target_is_reported_with_the_reason(bed: Jumping) -> None:
     done = bed.desk.typed("ssh -W refused:443 bastion")
     assert "open failed: connect failed: kubemux: refused: channel_refused (" in done.stderr.decode()
 
@@ -290,17 +290,17 @@ def test_a_forward_that_was_refused_can_be_cancelled(bed: Jumping) -> None:
 
 
 @pytest.mark.parametrize("user", ["gone", "elsewhere"])
-def test_a_key_out_of_its_time_or_place_lets_nobody_in(bed: Jumping, user: str) -> None:
+def test_an_expired_key_or_another_source_is_refused(bed: Jumping, user: str) -> None:
     done = bed.desk.typed(f"ssh -W prod-eu:443 {user}")
     assert done.returncode == 255
     assert "Permission denied (publickey)" in done.stderr.decode()
 
 
-def test_permitopen_lets_through_what_it_names(bed: Jumping) -> None:
+def test_permitopen_allows_the_named_targets(bed: Jumping) -> None:
     assert bed.desk.said("ssh -W node-a:22 narrow </dev/null | head -c 8") == "SSH-2.0-"
 
 
-def test_a_site_reaches_what_names_it(bed: Jumping) -> None:
+def test_a_site_reaches_targets_whose_allow_names_it(bed: Jumping) -> None:
     assert bed.desk.said(f"printf hello | ssh -W shared:443 {SITE}") == f"{HELLO}\n"
 
 

@@ -62,7 +62,7 @@ def ended(process: subprocess.Popen[bytes]) -> str:
     return said.decode()
 
 
-def test_what_is_taken_away_ends_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_removed_access_ends_connections_and_others_go_on(tmp_path: Path) -> None:
     with jumping(tmp_path) as bed, ExitStack() as stack:
         clients, daemon = Clients(bed, stack), bed.daemon
 

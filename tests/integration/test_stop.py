@@ -77,7 +77,7 @@ async def test_a_drain_lets_clients_finish(tmp_path: Path) -> None:
         await asyncio.to_thread(run, echo)
 
 
-async def test_what_is_left_is_half_closed_before_it_is_reset(tmp_path: Path) -> None:
+async def test_remaining_connections_are_half_closed_before_the_reset(tmp_path: Path) -> None:
     """A server that sees the half-close may still send, and then closes its side. All of it reaches the
     client, and there is no reset.
     """
@@ -121,7 +121,7 @@ def without_the_rest(daemon: Daemon) -> None:
 
 
 @pytest.mark.sshd
-async def test_what_a_reload_has_removed_may_end_by_itself_too(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_removed_cluster_may_end_by_itself(sshd: Sshd, tmp_path: Path) -> None:
     def run(echo: Echo) -> None:
         port = free_port()
         clusters = {"one": cluster(port, echo.endpoint, probe={"interval": "10m"})}
@@ -144,7 +144,7 @@ async def test_what_a_reload_has_removed_may_end_by_itself_too(sshd: Sshd, tmp_p
 
 
 @pytest.mark.sshd
-async def test_a_second_signal_ends_what_a_reload_has_removed(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_second_signal_ends_removed_clusters_that_drain(sshd: Sshd, tmp_path: Path) -> None:
     def run(echo: Echo) -> None:
         port = free_port()
         clusters = {"one": cluster(port, echo.endpoint, probe={"interval": "10m"})}

@@ -121,9 +121,7 @@ async def test_a_client_that_reset_is_let_go_although_nothing_moves(
     await asyncio.to_thread(run)
 
 
-async def test_probes_that_nobody_answers_leave_nothing_behind(
-    sshd: Sshd, deaf: Deaf, tmp_path: Path
-) -> None:
+async def test_unanswered_probes_leave_nothing_behind(sshd: Sshd, deaf: Deaf, tmp_path: Path) -> None:
     def run() -> None:
         section = cluster(free_port(), deaf.endpoint, probe={"interval": "50ms", "timeout": "100ms"})
         with Daemon(

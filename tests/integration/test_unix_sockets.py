@@ -91,7 +91,7 @@ async def test_a_cluster_and_an_entry_are_reached_by_them_alone(tmp_path: Path) 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to any group")
-async def test_a_reload_changes_who_may_open_one_and_cuts_nobody(tmp_path: Path) -> None:
+async def test_a_reload_changes_the_permissions_and_cuts_no_connection(tmp_path: Path) -> None:
     path, proxy = tmp_path / "prod.sock", tmp_path / "proxy.sock"
     async with Echo() as echo:
 
@@ -162,7 +162,7 @@ async def test_clients_are_served_across_restarts(tmp_path: Path) -> None:
 
 
 @pytest.mark.sshd
-async def test_a_client_that_nobody_can_serve_is_told_at_once(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_client_that_cannot_be_served_is_refused_at_once(sshd: Sshd, tmp_path: Path) -> None:
     """The daemon itself refuses it: a unix socket that has stopped listening cannot listen again."""
     path = tmp_path / "lost.sock"
     async with Echo() as echo:

@@ -131,7 +131,7 @@ def scene(sshd_factory: SshdFactory, tmp_path: Path) -> Scene:
     return Scene(tmp_path, sshd_factory)
 
 
-async def test_what_ssh_learns(scene: Scene) -> None:
+async def test_kubemux_learns_the_same_keys_as_ssh(scene: Scene) -> None:
     at_once = asyncio.Semaphore(6)
 
     async def tried(case: Case) -> tuple[set[str], set[str]]:

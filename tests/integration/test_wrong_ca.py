@@ -19,7 +19,7 @@ PROBE = {"interval": "100ms", "timeout": "2s", "threshold": 1}
 
 
 @pytest.mark.kubectl
-def test_with_a_wrong_ca_file_status_tells_reached_from_trusted_while_kubectl_works(tmp_path: Path) -> None:
+def test_with_a_wrong_ca_file_status_shows_reached_but_not_trusted(tmp_path: Path) -> None:
     root, other = make(authority("root")), make(authority("other"))
     (right := tmp_path / "right.crt").write_bytes(root.pem)
     (wrong := tmp_path / "wrong.crt").write_bytes(other.pem)

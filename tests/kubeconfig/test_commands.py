@@ -95,7 +95,7 @@ def kubectl(path: Path, *args: str) -> str:
 
 
 @pytest.mark.kubectl
-def test_import_then_export_is_what_kubectl_reads(desk: Desk, certificates: Certificates) -> None:
+def test_kubectl_reads_an_imported_and_exported_context(desk: Desk, certificates: Certificates) -> None:
     desk.imported(*PRINTABLE)
     output = desk.folder / "out"
     result = desk.run("export", "--base", desk.kubeconfig, "--output", output)
@@ -136,7 +136,7 @@ def test_kubectl_may_write_in_between(desk: Desk) -> None:
     assert found.contexts["yes"]["namespace"] == "kept"
 
 
-def test_export_over_ones_own_kubeconfig_keeps_the_original_beside_it(desk: Desk) -> None:
+def test_export_to_the_base_kubeconfig_keeps_a_backup(desk: Desk) -> None:
     desk.imported("prod")
     own = desk.folder / ".kube" / "config"
     own.parent.mkdir()
@@ -283,7 +283,7 @@ clusters:
     assert "not-for-us" not in result.stderr
 
 
-def test_import_tells_what_became_of_each(desk: Desk) -> None:
+def test_import_reports_the_result_of_each_context(desk: Desk) -> None:
     args = ("--kubeconfig", desk.kubeconfig, "--gateway", "direct", "--context", "prod")
     first = desk.run("import", *args)
     stored = loader.load(desk.config).clusters["prod"].tls.ca_file
@@ -311,7 +311,7 @@ def test_import_tells_what_became_of_each(desk: Desk) -> None:
     )
 
 
-def test_import_of_what_was_exported_names_the_backup_if_there_is_one(desk: Desk) -> None:
+def test_import_of_an_exported_file_names_its_backup(desk: Desk) -> None:
     desk.imported("prod")
     output = desk.folder / "out"
     again = ("--kubeconfig", output, "--gateway", "direct", "--context", "prod")
@@ -459,9 +459,7 @@ def test_import_can_show_or_write_elsewhere(desk: Desk) -> None:
     assert desk.config.read_bytes() == before[desk.config]
 
 
-def test_import_gives_out_no_port_that_somebody_listens_on(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_import_uses_no_port_with_a_listener(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     # Else none would be given out where our two are.
     monkeypatch.setattr(store, "_ephemeral_start", lambda: 65536)

@@ -46,7 +46,7 @@ def test_without_a_ca_file_the_base_cluster_s_ca_is_taken() -> None:
     assert report.notes == []
 
 
-def test_what_weakens_verification_is_said() -> None:
+def test_weakened_verification_gets_a_note() -> None:
     data, report = new([target(ca=None)], Kubeconfig())
     assert "certificate-authority-data" not in read(data).clusters["kubemux:prod"]
     assert "set clusters.prod.tls.ca_file" in report.notes[0]
@@ -91,7 +91,7 @@ def test_a_proxy_url_is_the_exports_or_the_users(
     assert (found.get("proxy-url"), found["x-user"]) == (expected, 1)
 
 
-def test_over_ones_own_kubeconfig_the_context_is_redirected_and_its_user_shared() -> None:
+def test_export_to_the_base_kubeconfig_redirects_the_context() -> None:
     text = """\
 # mine
 clusters:
@@ -129,7 +129,7 @@ def test_another_user_of_the_same_name_is_neither_used_nor_touched() -> None:
     assert found.contexts["prod"]["user"] == "kubemux:prod"
 
 
-def test_a_user_chosen_in_the_output_stays_if_the_base_has_none() -> None:
+def test_a_user_of_the_output_stays_if_the_base_has_no_user() -> None:
     output = document("contexts: [{name: prod, context: {cluster: 'kubemux:prod', user: mine}}]")
     assert export(output, Kubeconfig(), [target()]).notes == []
     assert read(yaml.dump(output.root)).contexts["prod"] == {"cluster": "kubemux:prod", "user": "mine"}

@@ -86,7 +86,7 @@ def test_a_dangling_symlink_gets_its_target(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "loop"])
-def test_what_is_no_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
+def test_a_path_that_is_no_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "odd"
     match kind:
         case "fifo":
@@ -163,9 +163,7 @@ def given(path: Path) -> Path:
 @pytest.mark.parametrize(
     "kind", ["file", "link to a file", "link to nothing", "folder", "link to a folder", "file of a folder"]
 )
-def test_what_somebody_else_has_made_where_all_may_is_left_alone(
-    sticky: Path, tmp_path: Path, kind: str
-) -> None:
+def test_anothers_file_in_a_shared_folder_is_left_alone(sticky: Path, tmp_path: Path, kind: str) -> None:
     trap, elsewhere = sticky / "config", tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "config").write_bytes(b"old")
@@ -195,9 +193,7 @@ def test_what_somebody_else_has_made_where_all_may_is_left_alone(
     assert {found: found.read_bytes() for found in tmp_path.rglob("*") if found.is_file()} == before
 
 
-def test_a_file_of_ones_own_there_is_replaced_and_a_users_file_in_a_folder_of_theirs(
-    sticky: Path, tmp_path: Path
-) -> None:
+def test_our_own_file_is_replaced_and_so_is_a_users_in_their_folder(sticky: Path, tmp_path: Path) -> None:
     for name in ("own", "new"):
         path = sticky / name
         if name == "own":
@@ -219,7 +215,7 @@ def test_a_file_of_ones_own_there_is_replaced_and_a_users_file_in_a_folder_of_th
 @pytest.mark.parametrize(
     ("wanted", "folder", "contents"), [(None, 0o755, 0o644), (0o600, 0o700, 0o600)], ids=["public", "secret"]
 )
-def test_what_is_for_the_service_too_can_be_read_by_it_under_any_umask(
+def test_files_for_the_service_are_readable_under_any_umask(
     tmp_path: Path, wanted: int | None, folder: int, contents: int
 ) -> None:
     """With `sudo kubemux kubeconfig import` under umask 077, the service could read the CA file, but could

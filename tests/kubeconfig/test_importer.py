@@ -270,7 +270,7 @@ def test_new_clusters_get_the_lowest_free_ports_in_order() -> None:
     assert text == CONFIG.replace("\n# the end", addition + "\n# the end")
 
 
-def test_a_cluster_that_is_there_keeps_its_port_and_what_was_added_by_hand() -> None:
+def test_an_existing_cluster_keeps_its_port_and_manual_keys() -> None:
     text, _ = merged(CONFIG, direct("old"))
     expected = CONFIG.replace("# rarely\n", "# rarely\n    tls: {server_name: kubernetes}\n")
     assert loader.parse(text.encode(), "") == loader.parse(expected.encode(), "")

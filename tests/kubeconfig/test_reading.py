@@ -158,7 +158,7 @@ def test_a_page_of_aliases_does_not_mean_gigabytes(data: str) -> None:
     assert time.process_time() - started < 20  # most of it ruamel's, for 80 KB
 
 
-def test_what_was_shared_is_written_out_and_comments_stay() -> None:
+def test_shared_values_are_written_out_and_comments_stay() -> None:
     data = (
         b"%YAML 1.1\n# mine\n---\nx: &b {server: 'https://h', a: yes}\nclusters:\n- name: c   # the "
         b"only one\n  cluster: *b\n"
@@ -172,7 +172,7 @@ def test_what_was_shared_is_written_out_and_comments_stay() -> None:
     assert again.clusters == {"c": {"server": "https://h", "a": True}}
 
 
-def test_export_changes_one_of_two_that_shared_and_keeps_what_the_other_means(tmp_path: Path) -> None:
+def test_export_changes_one_of_two_contexts_that_share_an_entry(tmp_path: Path) -> None:
     output = tmp_path / "config"
     output.write_text(
         "contexts:\n- name: prod\n  context: &c {cluster: there, user: me}\n- name: other\n  context: *c\n"

@@ -47,7 +47,7 @@ def refused(loaded: Config, **more: str) -> dict[str, str]:
         (Endpoint("localhost", 16443), "localhost:16443"),
     ],
 )
-def test_what_clients_connect_to_is_no_wildcard(listen: Endpoint, server: str) -> None:
+def test_the_exported_address_is_no_wildcard(listen: Endpoint, server: str) -> None:
     assert str(one(replace(PROD, listen=listen)).server) == server
     assert proxy_url(config({}, listen), "proxy", "socks5") == f"socks5://{server}"
 
@@ -61,7 +61,7 @@ def test_by_name_a_cluster_needs_no_listener(cluster: ClusterConfig) -> None:
     assert (str(found.server), found.base_path) == ("prod.k8s.example.com:8443", "/k8s")
 
 
-def test_the_certificate_is_checked_for_what_probes_check_it_for() -> None:
+def test_kubectl_verifies_the_same_name_as_probes() -> None:
     assert one(PROD).server_name == "h"
     assert one(replace(PROD, tls=TlsConfig(server_name="kubernetes"))).server_name == "kubernetes"
 
@@ -77,7 +77,7 @@ def test_without_a_listener_the_remedy_is_to_ask_by_name() -> None:
 
 
 @pytest.mark.parametrize("name", [ARN, "kubernetes-admin@kubernetes", "a b", "K\u00f6ln", "10.0.0.256"])
-def test_a_name_that_nobody_can_ask_for_needs_another(name: str) -> None:
+def test_a_name_that_clients_cannot_ask_for_needs_a_dns_name(name: str) -> None:
     assert refused(config({name: PROD}), proxy_url=URL) == {
         f"clusters.{name}": "its name is no host name, so that no client can ask for it through a proxy: "
         f"set clusters.{name}.dns_name"

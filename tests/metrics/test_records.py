@@ -25,7 +25,7 @@ def samples(metrics: Iterable[Metric]) -> dict[tuple[str, ...], float]:
 
 
 @given(st.lists(st.floats(0, 100), max_size=50))
-def test_a_histogram_counts_what_was_at_most_so_large(values: list[float]) -> None:
+def test_a_bucket_counts_values_up_to_its_bound(values: list[float]) -> None:
     histogram = Histogram((0.5, 1.0, 30.0))
     for value in values:
         histogram.observe(value)

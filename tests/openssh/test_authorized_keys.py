@@ -77,7 +77,7 @@ def test_the_last_flag_wins(options: str, may_forward: bool) -> None:
         'restrict "',
     ],
 )
-def test_what_cannot_be_enforced_refuses_the_key(line: str, options: str) -> None:
+def test_an_option_that_cannot_be_enforced_refuses_the_key(line: str, options: str) -> None:
     found = one(f"{options} {line}")
     assert isinstance(found, Bad)
     assert found.hint

@@ -122,7 +122,7 @@ def test_a_hashed_line_may_be_marked() -> None:
         "edge \xff\xfe\x00",
     ],
 )
-def test_lines_that_nobody_can_read_hide_no_others(line: str) -> None:
+def test_malformed_lines_do_not_hide_other_lines(line: str) -> None:
     data = f"{line}\nedge {KEY}\n".encode("latin-1")
     found = find(data, b"edge")
     assert [entry.line for entry in found.entries] == [2]
@@ -133,7 +133,7 @@ def test_lines_that_nobody_can_read_hide_no_others(line: str) -> None:
     assert is_entry(good)
 
 
-def test_the_lines_that_have_a_key_whatever_the_name() -> None:
+def test_the_lines_with_a_key_under_any_name() -> None:
     other = "ssh-ed25519 " + base64.b64encode(BLOB[:-1] + b"x").decode()
     data = f"edge {KEY}\n@revoked * {KEY} comment\nother {other}\n# {KEY}\nlast {KEY}".encode()
     assert [entry.line for entry in holding(data, BLOB)] == [1, 2, 5]

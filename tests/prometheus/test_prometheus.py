@@ -61,7 +61,7 @@ def test_every_alert_has_tests_that_fire_and_that_stay_quiet() -> None:
         assert {bool(case["exp_alerts"]) for case in cases} == {True, False}, path
 
 
-def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
+def test_every_alert_has_a_severity_and_a_remedy() -> None:
     for rule in rules:
         assert rule["labels"]["severity"] in {"critical", "warning"}
         assert rule["annotations"].keys() == {"summary", "description"}

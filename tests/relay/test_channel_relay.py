@@ -162,7 +162,7 @@ async def test_each_direction_ends_by_itself_and_then_both_channels_are_closed()
 
 
 @pytest.mark.parametrize("counts_unsent", [True, False])
-async def test_a_full_sink_pauses_the_source_and_what_waits_is_sent_first(counts_unsent: bool) -> None:
+async def test_a_full_sink_pauses_the_source_and_waiting_bytes_go_first(counts_unsent: bool) -> None:
     pair = await Pair(Channel(counts_unsent=counts_unsent), Channel(credit=10)).started()
     pair.client.says(b"0123456789abcdef")
     assert bytes(pair.cluster.sent) == b"0123456789"
@@ -191,7 +191,7 @@ async def test_a_sink_that_is_full_from_the_start_is_respected() -> None:
     assert bytes(pair.cluster.sent) == b"x"
 
 
-async def test_a_turn_copies_so_much_and_no_more() -> None:
+async def test_a_turn_copies_a_bounded_number_of_bytes() -> None:
     pair = await Pair().started()
     data = pattern(5 * channel_relay.TURN + 1)
     pair.cluster.says(data)
@@ -243,7 +243,7 @@ async def test_a_client_that_closes_leaves_its_bytes_to_the_cluster(has_eof: boo
     assert pair.budget.used == 0
 
 
-async def test_what_a_cluster_has_said_before_it_closed_is_delivered() -> None:
+async def test_bytes_of_a_cluster_before_its_close_are_delivered() -> None:
     pair = await Pair(Channel(credit=3)).started()
     pair.cluster.says(b"answer")
     pair.cluster.ends()

@@ -88,7 +88,7 @@ async def test_one_that_fails_goes_to_the_end_of_the_order() -> None:
     assert way.asked == [B]
 
 
-async def test_what_is_told_is_the_failure_of_the_first_that_is_configured() -> None:
+async def test_the_failure_of_the_first_configured_server_is_reported() -> None:
     """The reported failure does not depend on how often and in which order the servers were tried."""
     one, _ = failover(A, B, C)
     failures: dict[Endpoint, ChannelError] = {server: ChannelRefused(str(server)) for server in (A, B, C)}

@@ -205,7 +205,7 @@ async def test_a_client_that_does_not_read_pauses_the_channel_and_is_charged_onc
 
 
 @pytest.mark.both_loops(pauses=True)
-async def test_what_a_client_has_not_read_when_its_channel_ends_is_charged_until_it_has() -> None:
+async def test_unread_bytes_are_charged_after_the_channel_ends() -> None:
     """The window that accounted for these bytes is released with the channel, so they are charged
     separately.
     """

@@ -33,7 +33,9 @@ NOBODY: frozenset[str] = frozenset()
         (None, NOBODY, True),
     ],
 )
-def test_who_is_let_in(allow: list[str] | None, identities: frozenset[str], lets_in: bool) -> None:
+def test_the_callers_that_are_let_in(
+    allow: list[str] | None, identities: frozenset[str], lets_in: bool
+) -> None:
     rules = None if allow is None else tuple(map(Rule.parse, allow))
     assert is_allowed(rules, identities) is lets_in
 
@@ -42,5 +44,5 @@ RULES = st.builds(Rule, st.sampled_from(["uid", "gid", "cert"]), st.sampled_from
 
 
 @given(st.lists(RULES), st.frozensets(RULES.map(str)))
-def test_a_list_lets_in_whom_it_names_and_nobody_else(rules: list[Rule], identities: frozenset[str]) -> None:
+def test_a_list_lets_in_only_named_callers(rules: list[Rule], identities: frozenset[str]) -> None:
     assert is_allowed(rules, identities) is any(str(rule) in identities for rule in rules)

@@ -116,7 +116,7 @@ def test_where_a_name_leads(asked: str, entry: str | None, leads: str) -> None:
         ("127.0.0.1:6443", None, "it is an API server of prod-us and lab: ask for one by its name"),
     ],
 )
-def test_what_leads_nowhere_is_told_what_is_near(asked: str, entry: str | None, says: str) -> None:
+def test_an_unknown_name_gets_similar_names(asked: str, entry: str | None, says: str) -> None:
     host, _, port = asked.rpartition(":")
     with pytest.raises(UnknownTarget) as caught:
         NAMES.find(Endpoint(host, int(port)), entry)
@@ -153,7 +153,7 @@ def test_each_rule_that_is_passed_over_says_why() -> None:
         (Endpoint("0x0a000001", 22), ("routes", "'0x0a000001' is no address, and no name ends in a number")),
     ],
 )
-def test_a_rule_that_nearly_fits_says_what_does_not(asked: Endpoint, passed: tuple[str, str]) -> None:
+def test_a_rule_that_nearly_matches_shows_the_difference(asked: Endpoint, passed: tuple[str, str]) -> None:
     steps: list[tuple[str, str]] = []
     with pytest.raises(UnknownTarget):
         steps.extend(  # what was told until then stays
@@ -270,7 +270,7 @@ def test_pods_lead_to_their_addresses_in_the_order_of_the_routes(asked: str, lea
         ("10.1.0.1:22", "no cluster and no route leads there"),
     ],
 )
-def test_a_pod_that_is_not_there_is_told_from_what_no_pod_can_be(asked: str, says: str) -> None:
+def test_a_missing_pod_differs_from_an_impossible_name(asked: str, says: str) -> None:
     host, _, port = asked.rpartition(":")
     with pytest.raises(UnknownTarget) as caught:
         Names(POD_ROUTES, find_pod).find(Endpoint(host, int(port)), None)
@@ -310,7 +310,7 @@ def test_a_name_at_a_site_leads_there_if_no_route_does(asked: str, leads: str) -
     assert found(AT_SITES.find(Endpoint(host, int(port)), None)) == leads
 
 
-def test_a_name_at_no_site_is_told_what_is_near() -> None:
+def test_a_name_at_an_unknown_site_gets_similar_names() -> None:
     with pytest.raises(UnknownTarget, match="nearest: factory-7"):
         AT_SITES.find(Endpoint("factory-8", 22), None)
     steps = list(AT_SITES.walk(Endpoint("node-a.edge", 22), None))

@@ -32,7 +32,7 @@ async def test_a_name_is_looked_up() -> None:
     assert found == [(socket.AF_INET, ("127.0.0.1", 22))]
 
 
-async def test_a_name_that_is_none() -> None:
+async def test_a_name_that_does_not_resolve() -> None:
     with pytest.raises(socket.gaierror):
         await resolve("no.such.name.invalid", 22, Place("here"), timeout=20)
     with pytest.raises(UnicodeError):

@@ -40,7 +40,7 @@ async def test_callers_of_one_key_share_and_others_do_not() -> None:
     assert await shared.run("a", work.do, name="a") == 2, "work that has ended is not kept"
 
 
-async def test_a_caller_who_leaves_does_not_end_it_for_the_others() -> None:
+async def test_a_cancelled_caller_does_not_end_it_for_others() -> None:
     shared: Shared[str, int] = Shared("test")
     work = Work()
     async with asyncio.TaskGroup() as group:
@@ -53,7 +53,7 @@ async def test_a_caller_who_leaves_does_not_end_it_for_the_others() -> None:
     assert (waiting[1].result(), waiting[2].result(), work.begun) == (1, 1, 1)
 
 
-async def test_all_callers_are_told_of_a_failure() -> None:
+async def test_all_callers_get_a_failure() -> None:
     shared: Shared[str, int] = Shared("test")
 
     async def fail() -> int:
@@ -67,7 +67,7 @@ async def test_all_callers_are_told_of_a_failure() -> None:
     assert [entry["task"] for entry in logs] == ["test/a"], "the log has the failure once"
 
 
-async def test_at_the_end_who_waits_is_cancelled() -> None:
+async def test_close_cancels_waiting_callers() -> None:
     shared: Shared[str, int] = Shared("test")
     waiting = asyncio.get_running_loop().create_task(shared.run("a", Work().do, name="a"))
     await asyncio.sleep(0)

@@ -65,7 +65,7 @@ WAYS: Final = pytest.mark.parametrize(
 
 @WAYS
 @ROOT_ONLY
-def test_the_owner_of_the_client_is_told(stack: ExitStack, family: int, listen: str, to: str) -> None:
+def test_the_uid_is_that_of_the_client(stack: ExitStack, family: int, listen: str, to: str) -> None:
     with as_user(UID):
         _, accepted = connected(stack, family, listen, to)
     _, own = connected(stack, family, listen, to)
@@ -93,7 +93,7 @@ def test_a_client_that_has_closed_is_not_taken_for_root(
 
 
 @pytest.mark.parametrize("uid", [0, UID])
-def test_what_is_not_established_or_has_no_inode_has_no_owner(uid: int) -> None:
+def test_a_socket_that_is_not_established_has_no_owner(uid: int) -> None:
     """Newer kernels may keep the uid of a closed socket, and a socket in any state may have no program."""
     assert owner(Found(sock_diag.ESTABLISHED, uid, 7)) == uid
     for state, inode in ((sock_diag.ESTABLISHED, 0), (4, 7), (4, 0), (10, 7)):

@@ -73,7 +73,7 @@ async def test_a_pause_between_two_runs_ends_with_the_owner() -> None:
     assert len(owner) == 0
 
 
-async def test_the_end_of_a_task_is_told_even_if_it_never_began() -> None:
+async def test_on_end_is_called_even_if_the_task_never_began() -> None:
     owner = Tasks("test")
     began: list[str] = []
     ended: list[asyncio.Task[None]] = []

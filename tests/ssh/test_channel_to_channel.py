@@ -137,7 +137,7 @@ async def test_keys_are_exchanged_often_while_bytes_go_both_ways(
     assert min(begun.values()) > 4
 
 
-async def test_a_client_that_does_not_read_costs_windows_and_delays_nobody(tmp_path: Path) -> None:
+async def test_a_client_that_does_not_read_uses_windows_and_delays_no_other(tmp_path: Path) -> None:
     """Nor does its site send without end: what it may send is what it has credit for."""
 
     class Torrent(Server):
@@ -169,7 +169,7 @@ async def test_a_client_that_does_not_read_costs_windows_and_delays_nobody(tmp_p
 
 
 @pytest.mark.parametrize("side", ["client", "site"])
-async def test_a_connection_that_breaks_ends_what_it_carried(tmp_path: Path, side: str) -> None:
+async def test_a_lost_connection_ends_its_channels(tmp_path: Path, side: str) -> None:
     async with bastion(tmp_path, Echo()) as (found, port):
         assert found.served is not None
         reader, writer = await asyncio.open_connection(*port)

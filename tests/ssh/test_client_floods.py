@@ -90,7 +90,7 @@ async def flooded(folder: Path, **more: Any) -> AsyncIterator[tuple[Served, Floo
 
 
 @pytest.mark.parametrize("flood", OPENS)
-async def test_a_turn_answers_so_many_requests_and_no_more(
+async def test_a_turn_answers_a_bounded_number_of_requests(
     tmp_path: Path, turns: Turns, data_plane: str, flood: str
 ) -> None:
     async with flooded(tmp_path) as (_, client):
@@ -100,7 +100,7 @@ async def test_a_turn_answers_so_many_requests_and_no_more(
 
 
 @pytest.mark.parametrize("flood", OTHERS)
-async def test_so_it_is_for_everything_else(
+async def test_a_turn_handles_a_bounded_number_of_other_messages(
     tmp_path: Path, turns: Turns, data_plane: str, flood: str
 ) -> None:
     async with flooded(tmp_path) as (_, client):
@@ -121,7 +121,7 @@ async def test_forwards_without_end_end_the_link(tmp_path: Path, turns: Turns, d
     assert turns.all < COUNT
 
 
-async def test_one_client_has_no_more_than_its_channels(tmp_path: Path, data_plane: str) -> None:
+async def test_a_client_has_at_most_max_channels(tmp_path: Path, data_plane: str) -> None:
     """The others are refused; those that it has are not forgotten."""
     most = 50
     async with Served(tmp_path, max_requests=most) as served:

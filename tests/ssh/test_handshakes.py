@@ -237,9 +237,7 @@ async def test_different_keys_all_dial_after_a_timeout(parties: list[Party], ser
         assert await asyncio.gather(*dials) == ["unreachable"] * 20
 
 
-async def test_one_that_is_cancelled_in_the_queue_holds_up_nobody(
-    parties: list[Party], server: Server
-) -> None:
+async def test_a_cancelled_gateway_in_the_queue_delays_no_other(parties: list[Party], server: Server) -> None:
     dials = different(parties[:5])
     for _ in range(20):
         await asyncio.sleep(0)

@@ -99,7 +99,7 @@ async def test_messages_that_cross_our_close_are_dropped(gateway: Watched, scrip
 
 
 @pytest.mark.parametrize("late", ["credit", "data", "a request that wants a reply"])
-async def test_what_comes_between_our_close_and_theirs_is_harmless(
+async def test_messages_between_our_close_and_the_peers_are_harmless(
     gateway: Watched, script: Script, late: str
 ) -> None:
     channel, number = await opened(gateway, script)

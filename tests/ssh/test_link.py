@@ -80,7 +80,7 @@ class Ended:
         self.lost.set_result(error)  # a second call would raise
 
 
-async def test_a_refusal_says_who_and_why(sshd: Sshd) -> None:
+async def test_a_refusal_has_the_caller_and_the_reason(sshd: Sshd) -> None:
     target = Endpoint("127.0.0.1", free_port())
     async with linked(sshd) as (link, _):
         with pytest.raises(
@@ -159,7 +159,7 @@ async def test_a_target_that_closes_at_once_is_not_counted_for_ever(sshd: Sshd) 
         assert budget.used == 0
 
 
-async def test_the_links_end_is_told_to_every_channel_once(sshd: Sshd) -> None:
+async def test_every_channel_learns_the_end_of_its_link_once(sshd: Sshd) -> None:
     async with Echo() as server, linked(sshd) as (link, budget):
         users = [Ended(await opening(link, server.endpoint)) for _ in range(5)]
         late = await opening(link, server.endpoint)
@@ -208,7 +208,7 @@ async def test_the_way_is_measured_more_than_once_at_first(sshd: Sshd) -> None:
         assert link._plane.round_trip == min(round_trips) > 0
 
 
-async def test_a_measurement_goes_on_when_somebody_else_is_told(
+async def test_a_measurement_goes_on_when_the_callbacks_change(
     sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A site's link has another owner as soon as it serves."""
@@ -252,7 +252,7 @@ async def test_memory_that_is_all_given_out_turns_the_next_away(sshd: Sshd) -> N
         await idle(link)
 
 
-async def test_closing_ends_what_is_being_opened(sshd: Sshd, tmp_path: Path) -> None:
+async def test_closing_ends_channels_that_are_being_opened(sshd: Sshd, tmp_path: Path) -> None:
     async with Echo() as server, linked(sshd) as (link, _):
         await asyncio.to_thread(sshd.pause)
         pending = opening(link, server.endpoint)

@@ -114,7 +114,7 @@ async def test_a_channel_asked_for_too_early_ends_the_connection_or_is_a_request
 
 
 @pytest.mark.parametrize("count", [1, 100])
-async def test_messages_of_no_account_behind_the_login_are_nobodys(served: Served, count: int) -> None:
+async def test_unimportant_messages_behind_the_login_are_ignored(served: Served, count: int) -> None:
     def behind(conn: Any) -> None:
         for _ in range(count):
             conn.send_packet(IGNORE, String("x"))
@@ -123,7 +123,7 @@ async def test_messages_of_no_account_behind_the_login_are_nobodys(served: Serve
     await works(served, conn)
 
 
-async def test_so_is_a_second_login(served: Served) -> None:
+async def test_a_second_login_is_ignored(served: Served) -> None:
     """The first may or may not have succeeded; the second is not heard of any more then (RFC 4252 5.1)."""
 
     def behind(conn: Any) -> None:

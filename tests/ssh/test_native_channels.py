@@ -96,7 +96,7 @@ async def test_thousands_of_channels_come_and_go_on_one_sshd(sshd: Sshd) -> None
 # ----------------------------------------------------------------------------------------------------- resets
 
 
-async def test_a_client_that_resets_closes_its_channel_and_what_still_comes_is_dropped(
+async def test_a_client_reset_closes_its_channel_and_drops_later_bytes(
     tmp_path: Path,
 ) -> None:
     script = Script()
@@ -120,7 +120,7 @@ async def test_a_client_that_resets_closes_its_channel_and_what_still_comes_is_d
 
 
 @pytest.mark.sshd
-async def test_a_client_that_resets_a_download_costs_nobody_else_anything(sshd: Sshd) -> None:
+async def test_a_client_that_resets_a_download_does_not_affect_others(sshd: Sshd) -> None:
     async with (
         Source() as source,
         native(config_for(sshd)) as gateway,

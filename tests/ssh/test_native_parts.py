@@ -250,7 +250,7 @@ def test_kept_messages_are_packed_into_few_buffers() -> None:
     assert len({id(view.obj) for view in heard.kept}) <= 1 + len(data) // (RECEIVED.size - (48 << 10))
 
 
-def test_what_was_left_before_a_message_that_breaks_the_protocol_is_not_used_again() -> None:
+def test_leftover_bytes_before_a_protocol_error_are_not_reused() -> None:
     """The plane delivers the data that it kept for one channel before it reads a message of another channel,
     and that message may break the protocol.
     """
@@ -268,7 +268,7 @@ def test_what_was_left_before_a_message_that_breaks_the_protocol_is_not_used_aga
     assert all(spare.obj is not kept[0].obj for spare in RECEIVED.spares)
 
 
-def test_what_follows_newkeys_waits_for_the_keys() -> None:
+def test_packets_behind_newkeys_wait_for_the_keys() -> None:
     heard, fresh = Heard(), Keys(b"k" * 16, b"n" * 12)
     before, after = bytes((messages.DATA,)) + b"before", bytes((messages.DATA,)) + b"after"
     heard.incoming.data_received(wire([before, bytes((messages.NEWKEYS,))]) + wire([after], fresh))
@@ -284,7 +284,7 @@ IGNORE = bytes((2,)) + bytes(4)
 
 
 @pytest.mark.parametrize(("message", "at_once"), [(SMALL, TURN), (IGNORE, TURN // ASYNCSSH_COST)])
-def test_a_turn_opens_so_many_and_no_more(message: bytes, at_once: int) -> None:
+def test_a_turn_opens_a_bounded_number_of_packets(message: bytes, at_once: int) -> None:
     heard = Heard()
     heard.incoming.data_received(wire([message] * (2 * at_once + 1)))
     for opened in (at_once, 2 * at_once):

@@ -147,7 +147,7 @@ async def test_a_broken_link_leaves_the_others_alone(tmp_path: Path, sshd: Sshd,
 # -------------------------------------------------------------------------------------------- opening, ending
 
 
-async def test_a_refusal_is_told_in_the_peers_words(gateway: Watched, script: Script) -> None:
+async def test_a_refusal_has_the_peers_message(gateway: Watched, script: Script) -> None:
     loop = asyncio.get_running_loop()
     opening = loop.create_task(gateway.open_channel(TARGET, origin=ORIGIN, hold_until=loop.time() + SECONDS))
     packet = SSHPacket(await script.receive(messages.OPEN))
@@ -256,7 +256,7 @@ async def test_half_close_each_way_and_the_number_is_reused_later(
     assert again == number
 
 
-async def test_a_close_without_an_end_of_file_is_told_as_such(gateway: Watched, script: Script) -> None:
+async def test_a_close_without_an_end_of_file_is_reported(gateway: Watched, script: Script) -> None:
     channel, number = await opened(gateway, script)
     user = Collector()
     channel.attach(user)
@@ -267,7 +267,7 @@ async def test_a_close_without_an_end_of_file_is_told_as_such(gateway: Watched, 
     assert await script.receive(messages.CLOSE) == messages.close(7)
 
 
-async def test_who_comes_to_a_channel_that_has_ended_is_told_its_end_and_no_more(
+async def test_a_user_attached_to_an_ended_channel_gets_only_its_end(
     gateway: Watched, script: Script
 ) -> None:
     channel, number = await opened(gateway, script)
@@ -285,9 +285,7 @@ async def test_who_comes_to_a_channel_that_has_ended_is_told_its_end_and_no_more
     assert not user.eof.is_set()
 
 
-async def test_what_a_slow_user_has_not_taken_when_the_channel_closes_still_arrives(
-    gateway: Watched, script: Script
-) -> None:
+async def test_bytes_waiting_for_a_slow_user_arrive_after_the_close(gateway: Watched, script: Script) -> None:
     channel, number = await opened(gateway, script)
     user = Collector()
     channel.attach(user)
@@ -383,7 +381,7 @@ async def test_the_number_of_small_packets_per_turn_is_limited(gateway: Watched,
     assert [(await script.receive(messages.DATA))[9:] for _ in range(PACKETS)] == [b"\0"] * PACKETS
 
 
-async def test_credit_follows_what_the_user_takes(gateway: Watched, script: Script) -> None:
+async def test_credit_follows_the_bytes_that_the_user_takes(gateway: Watched, script: Script) -> None:
     channel, number = await opened(gateway, script)
     window = plane(gateway)._numbers.channels[number]._window
     size, packet = window.size, bytes(32_000)

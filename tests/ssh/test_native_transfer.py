@@ -93,7 +93,7 @@ class Speaks(Server):
         await reader.read()
 
 
-async def test_what_comes_before_the_user_is_kept_in_the_window_and_delivered(sshd: Sshd) -> None:
+async def test_bytes_before_the_user_wait_in_the_window(sshd: Sshd) -> None:
     async with Speaks() as server, native(config_for(sshd)) as gateway:
         loop = asyncio.get_running_loop()
         channel = await gateway.open_channel(server.endpoint, origin=ORIGIN, hold_until=loop.time() + 30)
@@ -135,7 +135,7 @@ class Collector:
         self.lost.set()
 
 
-async def test_a_reader_that_stalls_keeps_its_window_and_nobody_else_waits(sshd: Sshd) -> None:
+async def test_a_stalled_reader_keeps_its_window_and_delays_no_other(sshd: Sshd) -> None:
     async with (
         Source() as source,
         Echo() as echo,
@@ -162,7 +162,7 @@ def through(relay: FaultyRelay, sshd: Sshd) -> GatewayConfig:
     return config_for(sshd, port=relay.endpoint.port, known_hosts=[str(known_hosts)])
 
 
-async def test_a_window_grows_with_what_a_long_way_delivers(sshd: Sshd) -> None:
+async def test_a_window_grows_with_the_throughput_of_a_long_way(sshd: Sshd) -> None:
     async with FaultyRelay(Endpoint(sshd.host, sshd.port)) as relay, Source() as source:
         relay.delay = 0.02
         async with native(through(relay, sshd)) as gateway, Tunnel(gateway, source.endpoint, gateway) as port:
@@ -180,7 +180,7 @@ async def test_a_window_grows_with_what_a_long_way_delivers(sshd: Sshd) -> None:
             assert gateway.budget.used == 0
 
 
-async def test_a_bit_that_flips_on_the_way_ends_the_link_and_reaches_nobody(sshd: Sshd) -> None:
+async def test_a_flipped_bit_ends_the_link_and_reaches_no_client(sshd: Sshd) -> None:
     async with (
         FaultyRelay(Endpoint(sshd.host, sshd.port)) as relay,
         Echo() as echo,

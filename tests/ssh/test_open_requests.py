@@ -126,7 +126,7 @@ async def test_every_other_type_is_refused_in_words(
         ({"largest": SMALLEST_PACKET - 1}, "packets of 511 bytes"),
     ],
 )
-async def test_what_nobody_sane_asks_for_is_refused(
+async def test_unusable_names_and_packet_sizes_are_refused(
     client: Client, served: Served, asked: dict[str, object], text: str
 ) -> None:
     client.ask(**asked)
@@ -144,7 +144,7 @@ async def test_names_and_ports_come_as_they_were_written(client: Client, served:
     assert await client.refusal() == (7, messages.CONNECT_FAILED, "caf\u00e9")
 
 
-async def test_one_answer_and_no_more(client: Client, served: Served) -> None:
+async def test_a_request_is_answered_only_once(client: Client, served: Served) -> None:
     client.ask()
     request = await served.request()
     request.refuse(messages.PROHIBITED, "no")
@@ -162,7 +162,7 @@ async def test_one_answer_and_no_more(client: Client, served: Served) -> None:
     assert client.heard.empty()
 
 
-async def test_a_client_has_so_many_channels_and_no_more(client: Client, served: Served) -> None:
+async def test_the_number_of_channels_of_a_client_is_limited(client: Client, served: Served) -> None:
     """Those without an answer count, and one that has ended does not."""
     for number in range(3):
         client.ask(number=number)
@@ -225,7 +225,7 @@ async def test_a_server_that_we_have_dialled_opens_nothing(tmp_path: Path, data_
     ],
     ids=["empty", "a type", "a long type", "cut off", "too long", "a long name", "no room", "nor a shell"],
 )
-async def test_an_open_that_is_none_ends_the_link(client: Client, served: Served, rest: bytes) -> None:
+async def test_a_malformed_open_ends_the_link(client: Client, served: Served, rest: bytes) -> None:
     client.send(messages.OPEN, then=rest)
     assert (await ended(served)).reason == "protocol_error"
     assert served.requests.empty()
@@ -297,7 +297,7 @@ async def test_host_keys_are_proved_once(tmp_path: Path, data_plane: str, times:
 # ---------------------------------------------------------------------------------------------------- numbers
 
 
-async def test_numbers_are_used_again_and_late_messages_are_nobodys(
+async def test_numbers_are_reused_and_late_messages_are_dropped(
     client: Client, served: Served, data_plane: str
 ) -> None:
     """A client may send credit until our CLOSE reaches it. A new channel must not take it for its own."""
@@ -414,7 +414,7 @@ hosts = st.text(max_size=50)
     port=numbers,
     origin=hosts,
 )
-def test_what_we_ask_is_what_we_understand(
+def test_we_parse_our_own_open_requests(
     sender: int, window: int, largest: int, host: str, port: int, origin: str
 ) -> None:
     ends = (host, port), (origin, port)

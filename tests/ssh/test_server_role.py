@@ -54,7 +54,7 @@ async def ended(user: Collector) -> None:
 # ------------------------------------------------------------------------------------------- our own channels
 
 
-async def test_what_openssh_has_registered_is_reached(served: Served, data_plane: str) -> None:
+async def test_a_forward_that_openssh_has_registered_is_reached(served: Served, data_plane: str) -> None:
     async with Sink() as sink:
         await served.ssh("-N", "-R", f"kube:6443:{sink.endpoint}")
         link = await served.link()
@@ -205,7 +205,7 @@ class Reader(Collector):
 
 
 @pytest.mark.parametrize("is_late", [False, True], ids=["at once", "when all has come"])
-async def test_a_channel_is_handed_on_with_what_its_first_user_left(served: Served, is_late: bool) -> None:
+async def test_a_channel_is_passed_on_with_unread_bytes(served: Served, is_late: bool) -> None:
     """As SOCKS5 needs it. The windows of both planes are smaller than what follows the line."""
     data = pattern(2 * MiB)
     client = await served.ssh("-W", "node-a:22")

@@ -128,7 +128,7 @@ def said(machine: Machine) -> dict[str, list[object]]:
     return {line[0]: line[1:] for line in lines}
 
 
-def test_who_clients_are_under_the_shipped_unit(machine: Machine) -> None:
+def test_the_uid_of_clients_is_known_under_the_shipped_unit(machine: Machine) -> None:
     """Three users and a group, on both kinds of socket; and clients that must not be identified."""
     everybody, group = "/run/kubemux-entries/everybody.sock", "/run/kubemux-entries/group.sock"
     for user in ("alice", "bob", "root"):

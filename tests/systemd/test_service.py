@@ -267,7 +267,7 @@ def test_it_has_folders_for_its_own_and_for_others(machine: Machine) -> None:
     assert machine.run("stat", "-c", "%i %a", "/run/kubemux-entries").stdout == f"{inode.strip()} 755\n"
 
 
-def test_other_users_are_told_apart(machine: Machine) -> None:
+def test_the_unit_can_see_the_uids_of_other_users(machine: Machine) -> None:
     """In a user namespace, every client would have uid 65534. And the unit allows netlink, which shows the
     owner of a TCP connection.
     """
@@ -303,7 +303,7 @@ def test_a_configuration_that_it_may_not_read_is_not_tried_again(machine: Machin
     ],
     ids=["key", "home"],
 )
-def test_what_the_service_may_not_read_has_a_remedy_that_helps(
+def test_a_file_the_service_may_not_read_has_a_working_remedy(
     machine: Machine, key: str, known_hosts: str, remedy: str
 ) -> None:
     machine.run("cp", "/etc/kubemux/known_hosts", "/root/known_hosts")
@@ -400,7 +400,7 @@ def test_a_bad_configuration_is_not_tried_again(machine: Machine) -> None:
     assert "Traceback" not in machine.log.read_text()
 
 
-def test_nobody_is_refused_while_it_restarts(machine: Machine) -> None:
+def test_no_client_is_refused_during_a_restart(machine: Machine) -> None:
     configure(machine, limits={"drain_timeout": "1s"})
     machine.drop_in("soon", "[Service]\nRestartSec=100ms\n")
     machine.systemctl("daemon-reload")

@@ -74,7 +74,7 @@ def test_without_a_manager_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @given(st.text(alphabet=st.characters()))
-def test_a_status_is_one_assignment_whatever_it_says(text: str) -> None:
+def test_a_status_with_any_text_is_one_assignment(text: str) -> None:
     assert systemd.status(f"{text}\nREADY=1").startswith("STATUS=")
     assert "\n" not in systemd.status(f"{text}\nREADY=1")
 

@@ -120,7 +120,7 @@ def remote(tmp_path: Path) -> Iterator[Remote]:
         yield made
 
 
-def test_certificates_passwords_and_what_is_read_again(remote: Remote) -> None:
+def test_certificates_and_passwords_are_read_again_when_they_change(remote: Remote) -> None:
     machine = remote.machine
     ci, other = (remote.authority.issue(name, dns=(f"{name}.example.com",)) for name in ("ci", "other"))
     assert remote.ask("for-ci", "argo:first", ci) == "200 Connection established"

@@ -113,7 +113,7 @@ def test_an_empty_line_before_a_request_is_skipped(line: bytes, piece: int) -> N
 
 
 @pytest.mark.parametrize("start", [b"\r\n\r\n", b"\n\n", b"\r", b"\r\r\n", b" \r\n"])
-def test_what_is_no_empty_line_is_refused(start: bytes) -> None:
+def test_a_line_that_is_not_empty_is_refused(start: bytes) -> None:
     with pytest.raises(h11.RemoteProtocolError):
         parsed(start + GET + b"\r\n")
 

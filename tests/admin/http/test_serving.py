@@ -94,7 +94,7 @@ async def test_a_stream_is_sent_piece_by_piece_by_a_task_with_a_name(tmp_path: P
         assert stream.task == "test/request"
 
 
-async def test_a_stop_ends_a_stream_and_what_was_sent_does_not_look_whole(tmp_path: Path) -> None:
+async def test_a_stop_ends_a_stream_so_that_it_does_not_look_complete(tmp_path: Path) -> None:
     stream = Stream()
     async with serving(stream, tmp_path / "s") as served, client(tmp_path / "s") as (reader, writer):
         writer.write(GET)
@@ -181,7 +181,7 @@ async def test_a_failure_in_the_middle_of_an_answer_cuts_it(
     assert "in the middle" in said
 
 
-async def test_a_request_that_dribbles_has_no_more_time_than_others(tmp_path: Path) -> None:
+async def test_a_slow_request_has_the_same_deadline(tmp_path: Path) -> None:
     async def never(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError
 

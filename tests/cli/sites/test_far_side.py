@@ -66,7 +66,7 @@ def test_ssh_takes_every_option_of_the_command() -> None:
         (("db:2000-2999",), "db:*", "db:2000-2999 is db:* there."),
     ],
 )
-def test_what_permit_remote_open_cannot_say_is_said(permit: tuple[str, ...], options: str, said: str) -> None:
+def test_patterns_too_wide_for_ssh_get_a_comment(permit: tuple[str, ...], options: str, said: str) -> None:
     far_side = site(*permit)
     read = as_ssh_reads_it(far_side.command("/dev/null"))
     assert (read["permitremoteopen"]) == options
@@ -101,7 +101,7 @@ def verify(folder: Path, unit: str) -> str:
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze (Debian: systemd)")
-def test_systemd_has_nothing_to_say_of_the_unit(tmp_path: Path) -> None:
+def test_systemd_reports_no_problem_in_the_unit(tmp_path: Path) -> None:
     unit = site("127.0.0.1:6443", "10.1.0.0/16:22").unit()
     assert verify(tmp_path, unit) == ""
     assert "Mist" in verify(tmp_path / "wrong", unit.replace("[Service]", "[Service]\nMistake=yes"))

@@ -186,7 +186,7 @@ async def test_a_broken_watch_keeps_the_last_answer_says_so_and_is_begun_again(
         (listed({"metadata": {"name": "nb-0"}}), "an item of it is no pod"),
     ],
 )
-async def test_a_list_that_is_none_leaves_no_pods(bed: Bed, answer: Answer, says: str) -> None:
+async def test_a_malformed_list_leaves_no_pods(bed: Bed, answer: Answer, says: str) -> None:
     bed.server.answers = [answer]
     bed.discovery.start()
     await bed.until(lambda: bed.discovery.state is DiscoveryState.BROKEN)
@@ -198,7 +198,7 @@ GONE = event("ERROR", {"kind": "Status", "code": 410, "message": "too old resour
 
 
 @pytest.mark.parametrize("gone", [status(410), Watched(GONE, b"")], ids=["status", "event"])
-async def test_what_is_too_old_is_listed_again(bed: Bed, gone: Answer) -> None:
+async def test_after_a_compaction_pods_are_listed_again(bed: Bed, gone: Answer) -> None:
     bed.server.answers = [
         listed(pod("nb-0", "10.1.0.7")),
         gone,

@@ -52,7 +52,7 @@ def test_a_page() -> None:
     assert (sorted(page.pods), page.version, page.more) == (["nb-0.team-a", "nb-1.team-a"], "9", "c")
 
 
-def test_events_change_what_they_name() -> None:
+def test_events_change_the_named_pods() -> None:
     found = {"nb-0.team-a": Pod("10.1.0.7", ""), "nb-1.team-a": Pod("10.1.0.8", "")}
     pods.apply(event("MODIFIED", pod("nb-0", "10.1.0.9")), found)
     pods.apply(event("DELETED", pod("nb-1", "10.1.0.8")), found)
@@ -61,7 +61,7 @@ def test_events_change_what_they_name() -> None:
     assert found == {"nb-0.team-a": Pod("10.1.0.9", "")}
 
 
-def test_what_is_too_old_is_told_from_other_errors() -> None:
+def test_an_expired_version_differs_from_other_errors() -> None:
     with pytest.raises(Expired):
         pods.apply(event("ERROR", {"kind": "Status", "code": 410, "message": "too old"}), {})
     with pytest.raises(Unusable, match="ended the watch: 'etcd is away'"):

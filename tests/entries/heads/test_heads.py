@@ -42,7 +42,7 @@ ENDS = {"client_closed", "client_reset", "cluster_closed", "cluster_reset", "idl
 """Reasons for connections that already got their answer, or cannot get one."""
 
 
-def test_what_a_client_can_be_refused_for_is_chosen() -> None:
+def test_every_reason_of_a_refusal_has_codes() -> None:
     left = {
         reason
         for reason in Reason
@@ -81,7 +81,7 @@ def test_the_codes_are_a_contract(reason: str, status: int, reply: int, failure:
     assert answers.codes(Reason(reason)) == (status, reply, failure)
 
 
-def test_the_page_tells_the_codes_that_there_are() -> None:
+def test_the_page_has_every_exit_code() -> None:
     told = [row[1:] for row in pages.rows("docs/entries.md", "what is wrong")]
     assert told
     for reason, status, reply in told:

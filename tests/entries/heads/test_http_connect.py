@@ -63,7 +63,7 @@ def rejected(data: bytes, *, needs_user: bool = False) -> Rejected:
 
 @pytest.mark.parametrize("early", [b"", b"SSH-2.0-x\r\n", b"\r\n\r\n", bytes(70_000)])
 @pytest.mark.parametrize("client", RECORDED)
-def test_what_clients_send(client: str, early: bytes) -> None:
+def test_requests_of_clients(client: str, early: bytes) -> None:
     head, asked = RECORDED[client]
     assert fed(head + early) == Asked(asked, early)
     assert fed(head, piece=1) == Asked(asked, b"")
@@ -137,7 +137,7 @@ def test_an_address_is_written_in_one_way(asked: bytes, endpoint: Endpoint) -> N
         b"",
     ],
 )
-def test_what_is_no_host_and_port_is_a_bad_request(asked: bytes) -> None:
+def test_a_target_that_is_no_host_and_port_is_a_bad_request(asked: bytes) -> None:
     no = rejected(connect(asked))
     assert no.reason is Reason.BAD_REQUEST
     assert no.answer.startswith(b"HTTP/1.1 400 kubemux: bad_request (")
@@ -181,13 +181,13 @@ def test_fields_that_are_broken_or_ambiguous(field: bytes) -> None:
         b"\0\n",
     ],
 )
-def test_what_is_no_request_line_is_told_at_once(line: bytes) -> None:
+def test_a_bad_request_line_is_answered_at_once(line: bytes) -> None:
     no = rejected(line)
     assert no.reason is Reason.BAD_REQUEST
     assert b"CONNECT HOST:PORT HTTP/1.1" in no.answer
 
 
-def test_tls_is_told_at_its_first_byte() -> None:
+def test_tls_is_recognised_at_its_first_byte() -> None:
     """Go's client then reports that an HTTP server has answered; others report that the answer
     was not TLS.
     """
@@ -207,7 +207,7 @@ def test_tls_is_told_at_its_first_byte() -> None:
         (b"connect node-a:22 HTTP/1.1", b"kubectl takes it as proxy-url"),
     ],
 )
-def test_other_methods_are_told_what_this_is(line: bytes, words: bytes) -> None:
+def test_other_methods_get_a_message(line: bytes, words: bytes) -> None:
     no = rejected(line + b"\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
     assert no.reason is Reason.UNSUPPORTED
     status, *fields = no.answer.partition(b"\r\n\r\n")[0].split(b"\r\n")

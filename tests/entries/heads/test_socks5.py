@@ -54,7 +54,7 @@ def rejected(data: bytes, *, needs_user: bool = False) -> Rejected:
 
 
 @pytest.mark.parametrize("client", RECORDED)
-def test_what_clients_send(client: str) -> None:
+def test_requests_of_clients(client: str) -> None:
     (methods, request), asked = RECORDED[client]
     whole = methods + request
     assert steps(whole + b"early") == [NO_LOGIN, Asked(asked, b"early")]
@@ -118,7 +118,7 @@ def test_a_wrong_password() -> None:
         (login(b"u", b"\xff"), Reason.AUTH_REQUIRED),
     ],
 )
-def test_a_login_that_is_none(message: bytes, reason: Reason) -> None:
+def test_a_malformed_login(message: bytes, reason: Reason) -> None:
     no = rejected(b"\x05\x01\x02" + message, needs_user=True)
     assert (no.reason, no.answer) == (reason, b"\x01\x01")
 
@@ -143,7 +143,7 @@ def name(text: bytes) -> bytes:
         (b"\x05\x01\xff" + request(3, name(b"node-a"))[3:], Endpoint("node-a", 22)),
     ],
 )
-def test_what_may_be_asked_for(message: bytes, asked: Endpoint) -> None:
+def test_valid_targets(message: bytes, asked: Endpoint) -> None:
     assert steps(b"\x05\x01\x00" + message)[-1] == Asked(asked, b"")
 
 
@@ -174,7 +174,7 @@ def test_what_may_be_asked_for(message: bytes, asked: Endpoint) -> None:
         (b"CONNECT node-a:22 HTTP/1.1\r\n\r\n", Reason.BAD_REQUEST, 1),
     ],
 )
-def test_what_may_not_be_asked_for(message: bytes, reason: Reason, reply: int) -> None:
+def test_invalid_targets(message: bytes, reason: Reason, reply: int) -> None:
     no = rejected(b"\x05\x01\x00" + message)
     assert (no.reason, no.answer) == (reason, b"\x05" + bytes((reply,)) + b"\x00\x01" + bytes(6))
     assert no.message.isprintable()
@@ -209,5 +209,5 @@ def at(*messages: bytes, needs_user: bool) -> Head:
         (at(b"\x05\x01\x00", NODE, needs_user=False), b"\x05\x06\x00\x01" + bytes(6)),
     ],
 )
-def test_a_refusal_fits_what_the_client_waits_for(head: Head, answer: bytes) -> None:
+def test_a_refusal_is_in_the_clients_protocol(head: Head, answer: bytes) -> None:
     assert head.refused(Reason.TIMEOUT, "words", subject="words") == answer

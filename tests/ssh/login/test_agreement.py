@@ -23,7 +23,7 @@ OURS = kexinit(
 )
 
 
-def test_each_kind_names_both_sides_and_what_may_be_asked_for() -> None:
+def test_each_kind_names_both_sides_and_the_allowed_values() -> None:
     theirs = ["curve25519-sha256", "ssh-ed25519", "aes128-ctr", "aes128-ctr", "m", "m"]
     assert disagreement("edge:22", OURS, kexinit(*theirs)) is None
     for index, other, what, option in (

@@ -283,7 +283,7 @@ class TestCancelled:
 
 
 @pytest.mark.sshd
-async def test_the_end_is_told_once(sshd: Sshd) -> None:
+async def test_the_end_is_reported_once(sshd: Sshd) -> None:
     ends: list[Exception | None] = []
     told = asyncio.Event()
 

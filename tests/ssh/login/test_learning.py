@@ -230,9 +230,7 @@ async def test_a_file_with_lines_of_others_is_left_alone(sshd_factory: SshdFacto
     assert message == f"learned_host_keys {rotating.learned} has lines that kubemux has not written (line 1)"
 
 
-async def test_a_hash_that_is_none_in_known_hosts_is_no_line(
-    sshd_factory: SshdFactory, tmp_path: Path
-) -> None:
+async def test_a_malformed_hash_in_known_hosts_is_no_line(sshd_factory: SshdFactory, tmp_path: Path) -> None:
     rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
     with rotating.known_hosts.open("a") as file:
         file.write(f"|1|nonsense {ssh_keys.public(rotating.keys[1])}\n")
@@ -325,7 +323,7 @@ async def test_keys_that_a_server_only_claims_are_not_learned(
 @pytest.mark.parametrize(
     "listed", [b"", b"\0\0\0\x63short", b"\0"], ids=["none", "a torn list", "a torn length"]
 )
-async def test_a_list_that_is_none_costs_no_learned_key(sshd: Sshd, tmp_path: Path, listed: bytes) -> None:
+async def test_a_malformed_list_removes_no_learned_key(sshd: Sshd, tmp_path: Path, listed: bytes) -> None:
     await asyncio.to_thread(sshd.stop)  # its port and keys are taken
     learned = tmp_path / "learned"
     key = ssh_keys.public(ssh_keys.new_key(tmp_path / "other"))

@@ -160,7 +160,7 @@ async def test_the_command_is_run_by_the_users_shell(sshd: Sshd, monkeypatch: py
     assert str(found).endswith("/bin/bash says  42")
 
 
-async def test_none_is_no_command(sshd: Sshd) -> None:
+async def test_none_means_no_proxy_command(sshd: Sshd) -> None:
     async with started(carried(sshd, "none")) as gateway:
         await gateway.until(lambda: gateway.links == 1)
 

@@ -172,7 +172,7 @@ async def test_each_failure_costs_the_same(
         assert {host: told.get(host) for host in wanted} == wanted
 
 
-async def test_who_is_silent_until_the_deadline(
+async def test_a_client_that_is_silent_until_the_deadline(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(kind, tmp_path, monkeypatch, {"min": 0}, grace=1) as server:

@@ -61,7 +61,7 @@ async def opened(bed: SshBed, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_one_source_has_so_many_and_no_more(tmp_path: Path) -> None:
+async def test_connections_of_one_source_are_limited(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed", per_source_max_startups=3) as bed:
         with silent(bed, 3) as socks, capture_logs() as logs:
             await opened(bed, 3)
@@ -79,7 +79,7 @@ async def test_one_source_has_so_many_and_no_more(tmp_path: Path) -> None:
         ]
 
 
-async def test_all_together_have_so_many(tmp_path: Path) -> None:
+async def test_all_strangers_together_are_limited(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed", max_startups=4, per_source_max_startups=2) as bed:
         with silent(bed, 2), silent(bed, 2, host="127.0.0.2"):
             await opened(bed, 4)
@@ -88,7 +88,7 @@ async def test_all_together_have_so_many(tmp_path: Path) -> None:
     assert bed.record.results[Reason.STARTUPS] == 1
 
 
-async def test_a_client_has_so_long(tmp_path: Path) -> None:
+async def test_a_login_has_a_deadline(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed", login_timeout="1s") as bed:
         with silent(bed, 1) as [sock]:
             assert (await received(sock)).startswith(b"SSH-2.0-kubemux")
@@ -96,7 +96,7 @@ async def test_a_client_has_so_long(tmp_path: Path) -> None:
         assert bed.record.startups == 0
 
 
-async def test_a_version_that_drips_is_no_way_round_that(tmp_path: Path) -> None:
+async def test_a_slow_version_line_does_not_extend_the_deadline(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed", login_timeout="1s") as bed:
         reader, writer = await bed.connect()
         async with asyncio.timeout(WAIT_S):
@@ -135,7 +135,7 @@ async def test_a_version_that_drips_is_no_way_round_that(tmp_path: Path) -> None
         "silent",
     ],
 )
-async def test_what_breaks_the_protocol_ends(tmp_path: Path, said: bytes, reason: Reason) -> None:
+async def test_a_protocol_error_ends_the_connection(tmp_path: Path, said: bytes, reason: Reason) -> None:
     async with SshBed(tmp_path / "bed") as bed:
         with bed.plain() as sock:
             sock.sendall(said)
@@ -200,9 +200,7 @@ async def first_words(bed: SshBed) -> bytes:
     return bytes(said)
 
 
-async def test_wrong_keys_close_a_source_out_and_nobody_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_wrong_keys_lock_out_their_source_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(penalties, "REFUSED_S", 100.0)  # the first is enough, however slow the machine
     async with SshBed(tmp_path / "bed") as bed:
         with capture_logs() as logs:
@@ -216,7 +214,7 @@ async def test_wrong_keys_close_a_source_out_and_nobody_else(
         assert "kubemux only forwards" in found.said
 
 
-async def test_ones_own_networks_get_no_penalty(tmp_path: Path) -> None:
+async def test_the_operators_networks_get_no_penalty(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed", sources=OWN) as bed:
         for _ in range(4):
             await bed.ssh(bed.stranger, "true")
@@ -225,7 +223,7 @@ async def test_ones_own_networks_get_no_penalty(tmp_path: Path) -> None:
         assert bed.record.results == {Reason.UNKNOWN_KEY: 4, Reason.OK: 1}
 
 
-async def test_no_other_method_lets_in(tmp_path: Path) -> None:
+async def test_other_methods_are_refused(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed", sources=OWN) as bed:
         with pytest.raises(asyncssh.PermissionDenied):
             await asyncssh.connect(
@@ -243,7 +241,7 @@ async def test_no_other_method_lets_in(tmp_path: Path) -> None:
         assert Reason.OK not in bed.record.results
 
 
-async def test_a_client_tries_keys_only_so_often(tmp_path: Path) -> None:
+async def test_failed_attempts_are_limited(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed", sources=OWN) as bed:
         keys = [asyncssh.generate_private_key("ssh-ed25519") for _ in range(40)]
         with pytest.raises(asyncssh.DisconnectError, match="too many keys"):
@@ -253,7 +251,7 @@ async def test_a_client_tries_keys_only_so_often(tmp_path: Path) -> None:
         assert bed.record.results == {Reason.UNKNOWN_KEY: 1}
 
 
-async def test_many_at_once_from_ones_own_network_are_not_lost(tmp_path: Path) -> None:
+async def test_many_logins_at_once_from_the_operators_network_are_served(tmp_path: Path) -> None:
     """They wait for their turn: no more than `max_startups` of them exchange keys at a time."""
     async with SshBed(tmp_path / "bed", sources=OWN, max_startups=20, login_timeout="60s") as bed:
         key = asyncssh.generate_private_key("ssh-ed25519")

@@ -28,7 +28,7 @@ async def test_a_few_in_each_turn_in_the_order_in_which_they_asked() -> None:
     assert max(steps) == AT_ONCE
 
 
-async def test_nobody_goes_before_those_who_wait() -> None:
+async def test_waiting_steps_go_first() -> None:
     gate, done = Gate(), list[str]()
     taken = sum(gate(lambda: done.append("waited")) for _ in range(AT_ONCE + 1))
     assert taken == AT_ONCE

@@ -71,7 +71,7 @@ class Certified:
 
 
 @pytest.mark.parametrize("principals", ["sre", "oncall", "other,oncall", "sre,oncall"])
-async def test_a_certificate_is_who_its_principal_is(tmp_path: Path, principals: str) -> None:
+async def test_the_principal_of_a_certificate_decides_the_identity(tmp_path: Path, principals: str) -> None:
     async with SshBed(tmp_path / "bed", sources=OWN) as bed:
         assert await Certified(bed).tried(principals) == "ssh-user:sre"
         login = bed.guests[0].session.login
@@ -95,7 +95,7 @@ async def test_a_certificate_is_who_its_principal_is(tmp_path: Path, principals:
     ],
     ids=["principal", "no principal", "expired", "early", "command", "critical", "verify", "source"],
 )
-async def test_a_certificate_that_lets_nobody_in(
+async def test_certificates_that_are_refused(
     tmp_path: Path, principals: str, how: dict[str, object], reason: Reason
 ) -> None:
     async with SshBed(tmp_path / "bed", sources=OWN) as bed:
@@ -103,7 +103,7 @@ async def test_a_certificate_that_lets_nobody_in(
         assert not bed.guests
 
 
-async def test_a_ca_that_nobody_has(tmp_path: Path) -> None:
+async def test_a_certificate_of_an_unknown_ca_is_refused(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed", sources=OWN) as bed:
         other = ssh_keys.new_key(bed.folder / "other")
         Certified(bed)
@@ -137,7 +137,7 @@ async def test_a_ca_in_authorized_keys(tmp_path: Path, options: str, outcome: Re
         assert await Certified(bed, options).tried() == outcome
 
 
-async def test_principals_of_two_are_nobody(tmp_path: Path) -> None:
+async def test_a_certificate_with_principals_of_two_identities_is_refused(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed", sources=OWN) as bed:
         certified = Certified(bed)
         bed.authorize("sites", "edge", cert_authority=[str(bed.folder / "ca.pub")])
@@ -146,7 +146,7 @@ async def test_principals_of_two_are_nobody(tmp_path: Path) -> None:
         assert await certified.tried("edge,sre") == Reason.CERTIFICATE
 
 
-async def test_sha1_is_no_signature(tmp_path: Path) -> None:
+async def test_a_sha1_signature_is_refused(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed", sources=OWN) as bed:
         rsa = ssh_keys.new_key(bed.folder / "rsa", kind="rsa")
         bed.authorize("users", "ops", ssh_keys.public(rsa))
@@ -189,14 +189,14 @@ async def test_a_certificate_that_was_signed_with_sha1(tmp_path: Path) -> None:
         assert await tried(bed, bed.stranger) == Reason.WEAK_SIGNATURE
 
 
-async def test_the_log_says_why_a_known_key_is_refused_not_what_else_was_tried(tmp_path: Path) -> None:
+async def test_the_log_has_the_refusal_of_the_known_key_not_of_others(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed", sources=OWN) as bed:
         bed.authorize("users", "ops", f'expiry-time="20200101" {ssh_keys.public(bed.ops)}')
         bed.reread()
         assert await tried(bed, bed.ops, "-i", str(bed.stranger)) == Reason.KEY_EXPIRED
 
 
-async def test_a_key_of_two_is_nobodys(tmp_path: Path) -> None:
+async def test_a_key_of_two_identities_is_refused(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed", sources=OWN) as bed:
         bed.authorize("sites", "edge", ssh_keys.public(bed.ops))
         bed.reread()

@@ -55,7 +55,7 @@ def test_a_key_is_found_and_others_are_not() -> None:
     assert refused(known, key(3)) == Reason.UNKNOWN_KEY
 
 
-def test_what_is_revoked_lets_nobody_in(certified: tuple[Table, dict[str, bytes]]) -> None:
+def test_revoked_keys_are_refused(certified: tuple[Table, dict[str, bytes]]) -> None:
     known = replace(of((key(1), grant(OPS)), (key(2), grant(EDGE))), revoked=frozenset({key(2)}))
     assert asked(known, key(1)).who == OPS
     assert refused(known, key(2)) == Reason.KEY_REVOKED
@@ -65,7 +65,7 @@ def test_what_is_revoked_lets_nobody_in(certified: tuple[Table, dict[str, bytes]
         assert refused(replace(signed, revoked=frozenset({revoked})), made["good"]) == Reason.KEY_REVOKED
 
 
-def test_a_name_is_ones_own_or_nobodys() -> None:
+def test_a_user_name_must_be_ones_own_or_unknown() -> None:
     known = of((key(1), grant(OPS)), (key(2), grant(EDGE)))
     assert asked(known, key(1), "ops").asked == "ops"
     assert asked(known, key(1), "nobody").who == OPS
@@ -85,7 +85,7 @@ def test_times_and_places() -> None:
     assert refused(known, key(1), now=1_811_808_000.0) == Reason.KEY_EXPIRED
 
 
-def test_what_it_may_open_and_listen_on() -> None:
+def test_options_limit_channels_and_forwards() -> None:
     known = of(
         (key(1), grant(OPS, 'permitopen="*.nb:22",permitopen="[::1]:*",permitlisten="factory-*:1080"'))
     )
@@ -100,14 +100,16 @@ def test_what_it_may_open_and_listen_on() -> None:
     assert not nothing.may_listen("a", 1)
 
 
-def test_two_identities_with_one_key_are_none_whatever_the_order() -> None:
+def test_a_key_of_two_identities_is_refused_in_either_order() -> None:
     one, other = (key(1), grant(OPS)), (key(1), grant(EDGE))
     for pair in ((one, other), (other, one)):
         assert refused(of(*pair), key(1)) == Reason.KEY_OPTION
     assert refused(of(one, other, one), key(1)) == Reason.KEY_OPTION
 
 
-def test_a_key_of_one_that_signs_for_another_is_neither_s(certified: tuple[Table, dict[str, bytes]]) -> None:
+def test_a_key_that_is_another_identitys_ca_is_refused(
+    certified: tuple[Table, dict[str, bytes]],
+) -> None:
     made = certified[1]["good"]
     authority = Certificate.parse(made).authority
     for who in (OPS, SRE):
@@ -191,11 +193,11 @@ def _made(line: str = "", extension: bytes = b"permit-pty") -> tuple[Table, byte
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_refused_in_words(blob: bytes) -> None:
+def test_any_bytes_are_refused_with_a_message(blob: bytes) -> None:
     assert refused(of((key(1), grant(OPS))), blob) in {Reason.UNKNOWN_KEY, Reason.CERTIFICATE}
 
 
-def test_a_fingerprint_is_openssh_s(tmp_path: Path) -> None:
+def test_a_fingerprint_is_the_same_as_openssh_prints(tmp_path: Path) -> None:
     made = ssh_keys.new_key(tmp_path / "key")
     blob = base64.b64decode(ssh_keys.public(made).split()[1])
     assert blobs.fingerprint(blob) == ssh_keys.fingerprint(made)

@@ -17,7 +17,7 @@ from tests.support.ssh_bed import SshBed, ended
 pytestmark = pytest.mark.sshd
 
 
-async def test_the_key_decides_who_a_client_is_not_its_user_name(tmp_path: Path) -> None:
+async def test_the_key_decides_the_identity_not_the_user_name(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed") as bed:
         for name in ("ops", "whoever"):
             found = await bed.ssh(bed.ops, "true", user=name)

@@ -33,12 +33,12 @@ def startups(**settings: object) -> Startups:
         ("fe80::1%eth0", "fe80::1%eth1", True),
     ],
 )
-def test_what_one_source_is(one: str, other: str, is_same: bool) -> None:
+def test_the_source_of_an_address(one: str, other: str, is_same: bool) -> None:
     known = startups()
     assert (known.source(one) == known.source(other)) is is_same
 
 
-def test_ones_own_networks_count_apart() -> None:
+def test_the_operators_networks_are_counted_separately() -> None:
     known = startups(
         max_startups=2,
         per_source_max_startups=1,
@@ -58,7 +58,7 @@ def test_ones_own_networks_count_apart() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["10.0.0.1", "192.0.2.1", "192.0.2.2"]), st.booleans())))
-def test_the_count_is_what_has_come_and_not_gone(steps: list[tuple[str, bool]]) -> None:
+def test_the_count_is_of_open_connections(steps: list[tuple[str, bool]]) -> None:
     known = startups(max_startups=3, per_source_max_startups=2, sources=[{"networks": ["10.0.0.0/8"]}])
     inside: list[str] = []
     for host, comes in steps:
@@ -83,12 +83,12 @@ def test_failures_add_up_and_are_forgotten() -> None:
     assert not known.add(source, REFUSED_S, 15.0)
 
 
-def test_slow_failures_close_nobody_out() -> None:
+def test_slow_failures_lock_no_source_out() -> None:
     known, source = Penalties(), startups().source("192.0.2.1")
     assert not any(known.add(source, REFUSED_S, now * 6.0) for now in range(100))
 
 
-def test_a_penalty_has_an_end_and_so_have_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_penalties_and_remembered_sources_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     known, of = Penalties(), startups()
     for _ in range(1000):
         known.add(of.source("192.0.2.1"), REFUSED_S, 0.0)

@@ -117,7 +117,7 @@ async def test_one_channel_too_many_is_refused_and_the_others_stay(tmp_path: Pat
         ]
 
 
-async def test_who_leaves_waits_for_the_last_channel(tmp_path: Path, forward: str) -> None:
+async def test_a_leaving_user_stays_until_the_last_channel_ends(tmp_path: Path, forward: str) -> None:
     async with bastion(tmp_path) as found, asyncio.timeout(WAIT_S):
         process = await found.bed.start(found.bed.ops, "-N", "-L", forward)
         one = await found.users.get()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxy.ssh.sites.flapping import AGAIN_S, MANY, WINDOW_S, Flapping
 
 
-def test_many_logins_in_a_short_time_are_said_once_and_again_much_later() -> None:
+def test_flapping_is_logged_once_and_again_much_later() -> None:
     one = Flapping()
     said = [one.logged_in(float(second)) for second in range(MANY + 20)]
     assert said == [False] * (MANY - 1) + [True] + [False] * 20

@@ -13,7 +13,7 @@ def forwards(most: int = 64) -> Forwards:
     return Forwards("factory-7", most=most, is_taken=lambda name: name in {"factory-7", "factory-8"})
 
 
-def test_the_own_name_is_the_dynamic_one_and_others_are_fixed() -> None:
+def test_the_sites_own_name_is_the_dynamic_forward() -> None:
     ours = forwards()
     for host, port in (("kube", 6443), ("factory-7", 1080), ("10.0.0.1", 6443), ("fd00::1", 22)):
         assert ours.register(host, port, may_listen=True) == Endpoint(host, port)
@@ -43,7 +43,7 @@ def test_the_own_name_is_the_dynamic_one_and_others_are_fixed() -> None:
         ("0:0:0:0:0:0:0:1", 80, "write [::1]:80"),
     ],
 )
-def test_what_is_no_name_that_clients_ask_for_is_refused(host: str, port: int, sentence: str) -> None:
+def test_names_that_clients_cannot_ask_for_are_refused(host: str, port: int, sentence: str) -> None:
     ours = forwards()
     with pytest.raises(ForwardRefused) as caught:
         ours.register(host, port, may_listen=True)

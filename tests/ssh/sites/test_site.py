@@ -76,7 +76,7 @@ class Watched:
         await self.until(there)
 
 
-async def test_a_replacement_is_no_gap_and_a_short_absence_is_none_in_the_metrics(
+async def test_a_replacement_and_a_short_absence_are_no_gap_in_the_metrics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, bed = Watched(), SshBed(tmp_path / "bed")

@@ -28,7 +28,7 @@ ORIGIN = Endpoint("127.0.0.1", 1)
 
 
 @pytest.mark.parametrize("plane", ["native", "asyncssh"])
-async def test_who_gives_up_early_leaves_no_channel_behind(
+async def test_a_client_that_gives_up_leaves_no_channel_behind(
     tmp_path: Path, plane: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(DATA_PLANE, plane)

@@ -67,12 +67,12 @@ def test_a_name_that_is_too_long_is_not_sent() -> None:
 
 
 @pytest.mark.parametrize("pieces", [[b"\5\xff"], [b"\5", b"\xff"]])
-def test_a_socks5_server_declines_a_method_that_nobody_has(pieces: list[bytes]) -> None:
+def test_a_socks5_server_declines_an_unknown_method(pieces: list[bytes]) -> None:
     assert len(DECLINE) >= 3, "OpenSSH reads no less"
     one = Declined("factory-7")
     assert [one.feed(piece) for piece in pieces][-1] == b""
 
 
-def test_who_does_not_decline_is_no_socks5_server() -> None:
+def test_a_server_that_does_not_decline_is_no_socks5_server() -> None:
     with pytest.raises(ChannelError, match="factory-7 gave an answer that is not SOCKS5: 53 53"):
         Declined("factory-7").feed(b"SSH-2.0-OpenSSH")

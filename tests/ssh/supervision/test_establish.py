@@ -94,7 +94,7 @@ def raises(error: BaseException) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     "error", [ZeroDivisionError("by \x07 nobody"), asyncio.CancelledError()], ids=["bug", "cancelled"]
 )
-async def test_an_exception_that_nobody_expected_is_a_failed_dial(
+async def test_an_unexpected_exception_is_a_failed_dial(
     error: BaseException, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -117,7 +117,7 @@ async def test_an_exception_that_nobody_expected_is_a_failed_dial(
 
 
 @pytest.mark.sshd
-async def test_what_was_dialled_is_closed_if_no_link_can_be_made_of_it(sshd: Sshd) -> None:
+async def test_a_dialled_connection_is_closed_if_it_cannot_become_a_link(sshd: Sshd) -> None:
     def make(_: Dialled) -> Link:
         raise RuntimeError("no such part")
 

@@ -72,7 +72,7 @@ async def test_a_client_that_comes_while_the_link_is_down_gets_the_next_one(sshd
         assert gateway.metric("gateway_reconnects_total", reason="link_lost") == 1
 
 
-async def test_clients_are_told_why_when_no_link_comes_in_time(sshd: Sshd) -> None:
+async def test_clients_get_the_reason_when_no_link_comes_in_time(sshd: Sshd) -> None:
     async with started(config_for(sshd, user="nobody")) as gateway:
         await gateway.until(lambda: gateway.snapshot().state is GatewayState.DOWN)
         with pytest.raises(LinkDown, match="gateway edge has no link") as told:
@@ -242,7 +242,7 @@ async def test_expiring_certificates_are_reported(sshd_factory: SshdFactory) -> 
         assert gateway.snapshot().certificate_expiry is None
 
 
-async def test_draining_waits_for_channels_and_says_no_more_of_the_gateway(sshd: Sshd) -> None:
+async def test_draining_waits_for_channels_and_updates_no_metrics(sshd: Sshd) -> None:
     """A reload may have replaced it by another gateway of the same name, so it must not change these metrics
     any more.
     """

@@ -43,7 +43,7 @@ def test_the_least_busy_link_takes_the_channel() -> None:
         Links[Stub]().choose("a")
 
 
-def test_what_goes_to_one_api_server_goes_together_while_its_link_is_not_busy() -> None:
+def test_channels_to_one_api_server_share_a_link_that_is_not_busy() -> None:
     links, (one, two) = filled(2)
     for _ in range(CROWD):
         links.choose("a").load += 1
@@ -57,7 +57,7 @@ def test_what_goes_to_one_api_server_goes_together_while_its_link_is_not_busy() 
     assert links.choose("b") is two, "this target was never moved"
 
 
-def test_a_link_that_has_gone_is_nobodys_first_choice() -> None:
+def test_an_ended_link_is_never_the_first_choice() -> None:
     links, (one, two) = filled(2)
     home = links.choose("a")
     links.remove(home)
@@ -76,7 +76,7 @@ def test_a_link_that_comes_up_gets_its_share() -> None:
     assert [links.choose(cluster) for cluster in clusters] == [one, two] * 3, "the targets stay there"
 
 
-def test_targets_that_nobody_asks_for_any_more_are_not_kept_for_ever() -> None:
+def test_unused_targets_are_forgotten() -> None:
     links, _ = filled(2)
     for target in range(3 * MAX_PREFERRED):
         links.choose(target)

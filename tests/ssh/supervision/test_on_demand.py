@@ -88,7 +88,7 @@ async def test_the_first_client_dials_and_the_end_of_the_last_closes(sshd: Sshd)
         )
 
 
-async def test_nobody_dials_a_gateway_that_nobody_uses(sshd: Sshd) -> None:
+async def test_an_unused_gateway_is_not_dialled(sshd: Sshd) -> None:
     """Neither a probe nor an order nor changed files or settings start a dial; and its listeners do not
     refuse.
     """
@@ -106,7 +106,7 @@ async def test_nobody_dials_a_gateway_that_nobody_uses(sshd: Sshd) -> None:
     assert "Accepted" not in await asyncio.to_thread(sshd.log)
 
 
-async def test_a_failed_dial_is_told_to_all_who_wait_and_at_once_to_who_comes_before_the_next(
+async def test_a_failed_dial_ends_all_waiting_clients_and_those_before_the_next_dial(
     sshd: Sshd,
 ) -> None:
     dead = config_for(sshd, dial="on_demand", user="nobody")
@@ -231,7 +231,7 @@ async def test_a_link_that_is_lost_unused_is_not_dialled_again(sshd_factory: Ssh
         assert gateway.metric("gateway_connects_total", result="ok") == 2
 
 
-async def test_a_link_that_is_lost_in_use_is_dialled_for_who_waits(sshd_factory: SshdFactory) -> None:
+async def test_a_link_lost_in_use_is_dialled_for_waiting_clients(sshd_factory: SshdFactory) -> None:
     """The wait after a loss does not follow a failed dial, so a client that comes meanwhile is
     not refused.
     """

@@ -155,7 +155,7 @@ async def test_a_name_is_one_host_however_it_is_written(nodes: Sshd) -> None:
 
 
 @pytest.mark.parametrize("host", ["-oProxyCommand=id", "a b", "$(id)", "", "..", "a/b"])
-async def test_what_is_no_host_is_not_dialled(sshd: Sshd, host: str) -> None:
+async def test_an_invalid_host_is_not_dialled(sshd: Sshd, host: str) -> None:
     async with Echo() as server, started(pattern_of(sshd)) as pattern:
         with pytest.raises(UnknownName, match="is no host"):
             await ask(pattern, host, server)
@@ -261,7 +261,7 @@ async def test_host_keys_are_learned_for_the_host_that_has_announced_them(
             await ask(pattern, HOSTS[1], server)
 
 
-async def test_a_key_that_is_gone_is_told_for_each_host_and_a_new_one_is_read(
+async def test_a_missing_key_is_reported_for_each_host_and_a_new_one_is_read(
     nodes: Sshd, tmp_path: Path
 ) -> None:
     key = tmp_path / "key"
@@ -309,7 +309,7 @@ async def test_settings_and_orders_reach_every_host_in_use(nodes: Sshd) -> None:
                 await asyncio.sleep(0.01)
 
 
-async def test_a_pattern_that_a_reload_removes_drains_and_takes_nobody(nodes: Sshd) -> None:
+async def test_a_removed_pattern_drains_and_accepts_no_client(nodes: Sshd) -> None:
     async with Echo() as server, started(pattern_of(nodes)) as pattern:
         one = await ask(pattern, HOSTS[0], server)
         draining = asyncio.get_running_loop().create_task(pattern.drain(60), name="drain")

@@ -56,7 +56,7 @@ def sealed_by_asyncssh(key: bytes, sequence: int, payloads: list[bytes]) -> byte
 
 
 @given(keys, sequences, payloads)
-def test_asyncssh_opens_what_we_seal_side_by_side(key: bytes, sequence: int, payloads: list[bytes]) -> None:
+def test_asyncssh_opens_our_sealed_packets(key: bytes, sequence: int, payloads: list[bytes]) -> None:
     sealer = ChachaSealer(key, nonce(sequence))
     peer, wire, at = oracle(key), sealed(sealer, payloads), 0
     for number, payload in enumerate(payloads):
@@ -75,7 +75,7 @@ def test_asyncssh_opens_what_we_seal_side_by_side(key: bytes, sequence: int, pay
 
 
 @given(keys, sequences, payloads, st.data())
-def test_we_open_what_asyncssh_seals_however_it_arrives(
+def test_we_open_asyncssh_packets_in_any_pieces(
     key: bytes, sequence: int, payloads: list[bytes], data: st.DataObject
 ) -> None:
     wire = sealed_by_asyncssh(key, sequence, payloads)

@@ -36,7 +36,7 @@ def sealed(sealer: Sealer, payloads: list[bytes]) -> bytes:
 
 
 @given(keys, nonces, payloads)
-def test_asyncssh_opens_what_we_seal_side_by_side(key: bytes, nonce: bytes, payloads: list[bytes]) -> None:
+def test_asyncssh_opens_our_sealed_packets(key: bytes, nonce: bytes, payloads: list[bytes]) -> None:
     peer, wire, at = oracle(key, nonce), sealed(Sealer(key, nonce), payloads), 0
     for payload in payloads:
         length = int.from_bytes(wire[at : at + 4])
@@ -51,7 +51,7 @@ def test_asyncssh_opens_what_we_seal_side_by_side(key: bytes, nonce: bytes, payl
 
 
 @given(keys, nonces, payloads, st.data())
-def test_we_open_what_asyncssh_seals_however_it_arrives(
+def test_we_open_asyncssh_packets_in_any_pieces(
     key: bytes, nonce: bytes, payloads: list[bytes], data: st.DataObject
 ) -> None:
     peer, wire = oracle(key, nonce), b""
