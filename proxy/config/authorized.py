@@ -46,7 +46,7 @@ def read(loc: Loc, section: SiteConfig | UserConfig) -> Lines:
         if good:
             warnings += unused
         elif unused:
-            others = f" (and {len(unused) - 1} other lines cannot be used)" if unused[1:] else ""
+            others = f" (one of {len(unused)} lines that cannot be used)" if unused[1:] else ""
             findings.append(unused[0]._replace(message=unused[0].message + others))
         keys += [
             (line.blob, Grant(who, Options(), path, line.number, line.message)) for line in bad if line.blob
@@ -78,7 +78,7 @@ def revoked_in(data: bytes) -> set[bytes]:
     """Parse a file of revoked keys. Raises Unusable."""
     if data.startswith(_KRL):
         hint = "write the public keys into it, one on each line; of a certificate, its key (ssh-keygen -L)"
-        raise Unusable("is a KRL, which is not read here", hint)
+        raise Unusable("is a KRL (ssh-keygen -k), which kubemux does not read", hint)
     keys, bad = authorized_keys.parse(data)
     if unreadable := [line for line in bad if line.blob is None]:
         raise Unusable(f"line {unreadable[0].number} {unreadable[0].message}", unreadable[0].hint)

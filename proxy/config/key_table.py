@@ -92,8 +92,12 @@ def _part(
     for principal, grant in by_principal.items():
         if grant.who != plain.who:
             twice.append((plain, grant))
-            keys[blob] = plain._replace(refused=f"is {grant}'s, too")
-            by_principal[principal] = grant._replace(refused=f"is {plain}'s, too")
+            keys[blob] = plain._replace(refused=_same(grant))
+            by_principal[principal] = grant._replace(refused=_same(plain))
+
+
+def _same(other: Grant) -> str:
+    return f"has the same key as {other}"
 
 
 def _put(known: dict[K, Grant], key: K, grant: Grant, twice: list[tuple[Grant, Grant]]) -> None:
@@ -102,7 +106,7 @@ def _put(known: dict[K, Grant], key: K, grant: Grant, twice: list[tuple[Grant, G
         return
     if first.who != grant.who:
         twice.append((first, grant))
-        known[key] = first._replace(refused=f"is {grant}'s, too")
+        known[key] = first._replace(refused=_same(grant))
     elif grant.refused or grant.options != first.options:
         # One identity has the same key on two lines. sshd uses the first line that accepts the key. We refuse
         # the key if one of the lines is refused, or if their options differ.

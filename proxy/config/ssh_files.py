@@ -16,5 +16,5 @@ def shared(config: Config) -> Iterator[Finding]:
     _, twice = key_table.table(read)
     for first, second in twice:
         loc = ("sites" if second.who.kind == "site" else "users", second.who.name)
-        message = f"{second.path}:{second.line} is {first}'s, too: a key is one identity"
+        message = f"{second.path}:{second.line} has the same key as {first}: a key is one identity"
         yield Finding(loc, message, "give each a key of its own, or each CA's certificates other principals")

@@ -189,7 +189,7 @@ class ServedSsh:
                 self._tasks.spawn(self._renew_later(hanging), name="read again")
             table, twice = key_table.table(lines for _, lines in self._lines.values())
             for first, second in twice:
-                log.warning("key lets nobody in", message=f"{second} has the key of {first}, too")
+                log.warning("key lets nobody in", message=f"{second} has the same key as {first}")
             self.server.use_table(replace(table, revoked=self._revoked))
             self._on_keys()
 

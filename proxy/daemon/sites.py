@@ -21,7 +21,7 @@ from proxy.ssh.turns import Turns
 
 OnOpen = Callable[[Session, OpenRequest], None]
 
-_GONE: Final = "this site is not configured"
+_GONE: Final = "kubemux: this site is not configured"
 
 
 class Sites(Mapping[str, ServedSite]):

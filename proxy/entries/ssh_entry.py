@@ -52,7 +52,7 @@ class SshEntry:
             _refuse(arrival, Reason.SHUTDOWN, self.closed_because)
         elif not login.may_open(asked):
             self._metrics.denied(SSH, Reason.DENIED)
-            _refuse(arrival, Reason.DENIED, f"the options of the key of {login.identity} do not allow it")
+            _refuse(arrival, Reason.DENIED, login.why_not(asked))
         else:
             self._on_arrival(arrival)
 

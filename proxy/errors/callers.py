@@ -66,19 +66,19 @@ KEY_OPTION: Final = (
     (_L,),
     "the line of the key has an option that kubemux does not enforce, or cannot be used, or the key is "
     "another's, too; the message says which",
-    "kubemux check names the line: take the option out, or the key",
+    "kubemux check names the line: correct the option, or take the line out",
 )
 KEY_SOURCE: Final = (
     "key_source",
     (_L,),
     "the key may not come from this address: `from` of its line, or `source-address` of its certificate",
-    "the message has the address that the client comes from; is something in between?",
+    "the message has the address that the client comes from; is a NAT or a VPN in between?",
 )
 KEY_EXPIRED: Final = (
     "key_expired",
     (_L, _G, _C),
-    "the time of the key is over: `expiry-time` of its line, or its certificate's; a connection that is "
-    "open then ends",
+    "the key has expired by `expiry-time` of its line, or its certificate has; a connection that is open "
+    "then ends",
     "have it signed again, or write a later date",
 )
 KEY_REVOKED: Final = (
@@ -103,8 +103,8 @@ CERTIFICATE: Final = (
 OTHER_NAME: Final = (
     "other_name",
     (_L,),
-    "the key is one identity's, and the name that it has logged in with is another's; the message has "
-    "both fingerprints",
+    "the client has the key of one user or site, and asked for the name of another; the message has both "
+    "fingerprints",
     "is the right key on the right machine? A site logs in with its own name, or with none of ours",
 )
 WEAK_SIGNATURE: Final = (

@@ -63,19 +63,27 @@ class Bad(NamedTuple):
 
 
 def parse(data: bytes) -> tuple[tuple[Key, ...], tuple[Bad, ...]]:
-    """The keys in `data`, and the lines that are not used."""
+    """The keys in `data`, and the lines that are not used. After MOST_JUNK lines without a key, the rest is
+    not read: it is not a file of keys.
+    """
     keys: list[Key] = []
     bad: list[Bad] = []
+    junk = 0
     for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         text = line.strip()
         if text and not text.startswith(b"#"):
             one = _line(number, text)
             if isinstance(one, Key):
                 keys.append(one)
-            else:
-                bad.append(one)
+                continue
+            bad.append(one)
+            junk += one.blob is None
+            if junk >= MOST_JUNK:
+                break
     return tuple(keys), tuple(bad)
 
+
+MOST_JUNK: Final = 1000
 
 _HINT: Final = "a line reads: [OPTIONS] ssh-ed25519 BASE64 [COMMENT], as in the .pub file of ssh-keygen"
 
@@ -85,6 +93,9 @@ def _line(number: int, line: bytes) -> Key | Bad:
         text = line.decode()
     except UnicodeDecodeError:
         return Bad(number, "is not UTF-8", "write the file in UTF-8", None)
+    for begin, message, hint in _FOREIGN:
+        if begin.match(text):
+            return Bad(number, message, hint, None)
     written, kind, encoded = "", *_words(text)
     if not _is_kind(kind):
         try:
@@ -101,13 +112,29 @@ def _line(number: int, line: bytes) -> Key | Bad:
     try:
         blobs.check(blob)
     except ValueError as exc:
-        hint = "make another: ssh-keygen -t ed25519; of a certificate, cert_authority takes its CA's key"
+        hint = _NO_CERTIFICATE if kind.endswith(blobs.CERTIFICATE) else _WHOLE_LINE
         return Bad(number, f"has a key that is not used: {exc}", hint, blob)
     try:
         options = read_options(written)
     except ValueError as exc:
-        return Bad(number, str(exc), "take the option out, or the key", blob)
+        return Bad(number, str(exc), "correct the option, or take the line out", blob)
     return Key(number, kind, blob, options)
+
+
+_SECRET: Final = (
+    "is a private key, which must not be here",
+    "replace it by its .pub file; if others could read this file, make a new key: ssh-keygen -t ed25519",
+)
+_OTHER_FORMAT: Final = "is a public key in another format"
+_FOREIGN: Final = (
+    (re.compile("-----BEGIN [A-Z ]*PRIVATE KEY"), *_SECRET),
+    (re.compile("PuTTY-User-Key-File"), *_SECRET),
+    (re.compile("---- BEGIN SSH2 PUBLIC KEY"), _OTHER_FORMAT, "convert the file: ssh-keygen -i -f FILE"),
+    (re.compile("-----BEGIN PUBLIC KEY"), _OTHER_FORMAT, "convert the file: ssh-keygen -i -m PKCS8 -f FILE"),
+)
+"""How other formats begin, and what to do about them."""
+_WHOLE_LINE: Final = "copy the whole line of the .pub file, or make another key: ssh-keygen -t ed25519"
+_NO_CERTIFICATE: Final = "list the key itself; or name the key of its CA in cert_authority"
 
 
 def _words(text: str) -> tuple[str, str]:
@@ -186,12 +213,19 @@ _SEVERAL: Final = frozenset({"permitopen", "permitlisten", "expiry-time", *_FLAG
 
 
 def _opens(options: Options, value: str) -> Options:
-    return replace(options, opens=(*(options.opens or ()), Permit.parse(value)))
+    return replace(options, opens=(*(options.opens or ()), _permit("permitopen", value)))
 
 
 def _listens(options: Options, value: str) -> Options:
     port_alone = f"*:{value}" if value.isdecimal() or value == "*" else value
-    return replace(options, listens=(*(options.listens or ()), Permit.parse(port_alone)))
+    return replace(options, listens=(*(options.listens or ()), _permit("permitlisten", port_alone)))
+
+
+def _permit(name: str, value: str) -> Permit:
+    try:
+        return Permit.parse(value)
+    except ValueError as exc:
+        raise ValueError(f"has the option {name}: {exc}") from exc
 
 
 def _from(options: Options, value: str) -> Options:
@@ -219,7 +253,7 @@ _TIME: Final = re.compile(r"(\d{8})(\d{4}(?:\d\d)?)?(Z?)", re.ASCII)
 def _time(text: str) -> float:
     """`YYYYMMDD[HHMM[SS]][Z]`: local time, or UTC after a Z. Raises ValueError."""
     match = _TIME.fullmatch(text)
-    said = f"has the option expiry-time with {text[:60]!r}, which is no YYYYMMDD[HHMM[SS]][Z]"
+    said = f"has the option expiry-time: {text[:60]!r} is not YYYYMMDD[HHMM[SS]][Z]"
     if match is None:
         raise ValueError(said)
     try:

@@ -25,7 +25,7 @@ class Permit(NamedTuple):
         """Raises ValueError."""
         match = _FORM.fullmatch(text)
         if match is None or (match[3] != "*" and not 1 <= int(match[3]) <= 65535):
-            raise ValueError(f"has an option with {text[:80]!r}, which is no HOST:PORT")
+            raise ValueError(f"{text[:80]!r} is not HOST:PORT")
         return cls((match[1] or match[2]).lower(), None if match[3] == "*" else int(match[3]))
 
     def covers(self, host: str, port: int) -> bool:

@@ -149,16 +149,23 @@ NARROW = Options(opens=(Permit("node-a", 22), Permit("10.*", None)))
 
 
 @pytest.mark.parametrize(
-    ("host", "port", "options"),
-    [("node-a", 23, NARROW), ("node-b", 22, NARROW), ("node-a", 22, Options(may_forward=False))],
+    ("host", "port", "options", "why"),
+    [
+        ("node-a", 23, NARROW, "permitopen of the key of ssh-user:ops does not have node-a:23"),
+        ("node-b", 22, NARROW, "permitopen of the key of ssh-user:ops does not have node-b:22"),
+        (
+            "node-a",
+            22,
+            Options(may_forward=False),
+            "the key of ssh-user:ops may open nothing: it has restrict or no-port-forwarding",
+        ),
+    ],
 )
-def test_the_options_of_a_key_come_first(host: str, port: int, options: Options) -> None:
+def test_the_options_of_a_key_come_first(host: str, port: int, options: Options, why: str) -> None:
     door = Door()
     (answer,) = door.ask(host, port, options=options).answers
     assert not door.arrivals
-    assert answer == Refusal(
-        PROHIBITED, f"kubemux: {host}: denied (the options of the key of ssh-user:ops do not allow it)"
-    )
+    assert answer == Refusal(PROHIBITED, f"kubemux: {host}: denied ({why})")
     assert door.metrics._records.denied["ssh"] == {Reason.DENIED: 1}
 
 

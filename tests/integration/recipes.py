@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,7 +37,8 @@ class Desk:
 
     def here(self, text: str) -> str:
         """The text with this entry's address in place of that on the page."""
-        return text.replace(str(_ENTRY), str(self.entry)).replace(str(_ENTRY.port), str(self.entry.port))
+        there = text.replace(str(_ENTRY), str(self.entry))
+        return re.sub(rf"\b{_ENTRY.port}\b", str(self.entry.port), there)  # a free port may be 31285
 
     def typed(
         self, script: str, *, stdin: bytes = b"", seconds: float = 60

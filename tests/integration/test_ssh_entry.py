@@ -13,6 +13,7 @@ from typing import Final
 
 import pytest
 
+from proxy.ssh.server.user import NO_FORWARD
 from tests.integration.jumping import BLOCK, SITE, Jumping, jumping, wait_for_port
 from tests.support import pages, parts
 from tests.support.ports import free_port
@@ -132,7 +133,7 @@ def test_the_examples_of_the_page_work(bed: Jumping) -> None:
     page, files = pages.read("docs/jump.md"), bed.files
     commands = {
         "ssh node-a": b"echo $((6 * 7))",
-        "ssh -J ops@bastion.example.com:2222 node-a": b"echo $((6 * 7))",
+        "ssh -J bastion.example.com:2222 node-a": b"echo $((6 * 7))",
         "ssh -W prod-eu:6443 bastion": b"hello",
     }
     answers = ["42", "42", HELLO]
@@ -235,17 +236,18 @@ ONLY: Final = "kubemux only forwards: use ssh -J, -W, -L or -D (with -N)"
         (
             "ssh -W node-b:22 narrow",
             "administratively prohibited",
-            "node-b: denied (the options of the key of ssh-user:narrow do not allow it)",
+            "node-b: denied (permitopen of the key of ssh-user:narrow does not have node-b:22)",
         ),
         (
             "ssh -W closed:443 narrow",
             "administratively prohibited",
-            "closed: denied (the options of the key of ssh-user:narrow do not allow it)",
+            "closed: denied (permitopen of the key of ssh-user:narrow does not have closed:443)",
         ),
         (
             "ssh -W node-a:22 shut",
             "administratively prohibited",
-            "node-a: denied (the options of the key of ssh-user:shut do not allow it)",
+            "node-a: denied (the key of ssh-user:shut may open nothing: "
+            "it has restrict or no-port-forwarding)",
         ),
         (
             f"ssh -W prod-eu:443 {SITE}",
@@ -272,10 +274,16 @@ def test_a_refused_target_is_reported_with_the_reason(bed: Jumping) -> None:
 
 
 def test_remote_forwards_are_for_sites(bed: Jumping) -> None:
-    """The refusal has no text; the sentence before it is shown by `ssh -v`."""
+    """The refusal has no text; the sentence before it is shown by `ssh -v`, and the log has it."""
     done = bed.desk.typed("ssh -v -N -o ExitOnForwardFailure=yes -R 4000 bastion")
     assert done.returncode == 255
-    assert "debug1: Remote: kubemux: sites alone may forward with -R" in done.stderr.decode().splitlines()
+    assert f"debug1: Remote: kubemux: {NO_FORWARD}" in done.stderr.decode().splitlines()
+
+    def logged() -> list[dict[str, object]]:
+        return [one for one in bed.daemon.events("forward refused") if one["forward"] == "localhost:4000"]
+
+    bed.daemon.wait_for("the refusal in the log", lambda: bool(logged()))
+    assert (logged()[0]["caller"], logged()[0]["message"]) == ("ssh-user:ops", NO_FORWARD)
 
 
 def test_a_forward_that_was_refused_can_be_cancelled(bed: Jumping) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.openssh import authorized_keys
 from proxy.openssh.authorized_keys import Bad, Key, Options, parse, read_options
 from tests.support import ssh_keys
 
@@ -82,6 +83,53 @@ def test_an_option_that_cannot_be_enforced_refuses_the_key(line: str, options: s
     assert isinstance(found, Bad)
     assert found.hint
     assert found.message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ('permitopen="node-a"', "has the option permitopen: 'node-a' is not HOST:PORT"),
+        ('permitlisten="a:0"', "has the option permitlisten: 'a:0' is not HOST:PORT"),
+        ('expiry-time="2027"', "has the option expiry-time: '2027' is not YYYYMMDD[HHMM[SS]][Z]"),
+        ('from="10.1.0.0/33"', "has the option from: '10.1.0.0/33' is not an address, a network, or an "),
+    ],
+)
+def test_the_message_names_the_option(line: str, options: str, message: str) -> None:
+    found = one(f"{options} {line}")
+    assert isinstance(found, Bad)
+    assert found.message.startswith(message)
+    assert found.hint == "correct the option, or take the line out"
+
+
+@pytest.mark.parametrize(
+    ("first", "message", "remedy"),
+    [
+        ("-----BEGIN OPENSSH PRIVATE KEY-----", "is a private key", "replace it by its .pub file"),
+        ("PuTTY-User-Key-File-3: ssh-ed25519", "is a private key", "replace it by its .pub file"),
+        ("---- BEGIN SSH2 PUBLIC KEY ----", "is a public key in another format", "ssh-keygen -i -f FILE"),
+        ("-----BEGIN PUBLIC KEY-----", "is a public key in another format", "ssh-keygen -i -m PKCS8"),
+    ],
+)
+def test_a_file_of_another_format_is_recognized(line: str, first: str, message: str, remedy: str) -> None:
+    keys, bad = parse(f"{first}\nAAAA\n{line}\n".encode())
+    assert len(keys) == 1
+    assert bad[0].message.startswith(message)
+    assert remedy in bad[0].hint
+
+
+def test_a_cut_key_and_a_certificate_have_remedies_of_their_own(line: str) -> None:
+    kind, encoded = line.split()[:2]
+    found = one(f"{kind} {encoded[:60]}")
+    assert isinstance(found, Bad)
+    assert found.hint.startswith("copy the whole line")
+
+
+def test_much_that_is_no_key_is_not_read_to_its_end(line: str) -> None:
+    most = authorized_keys.MOST_JUNK
+    keys, bad = parse(b"junk\n" * most + line.encode())
+    assert (keys, len(bad)) == ((), most)
+    keys, bad = parse(b"junk\n" * (most - 1) + line.encode())
+    assert (len(keys), len(bad)) == (1, most - 1)
 
 
 def test_a_quoted_value_may_contain_separators(line: str) -> None:

@@ -7,6 +7,7 @@ logs would show the wrong name.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Final, Literal
 
@@ -59,6 +60,8 @@ class Login:
     """Whether it may open channels and register forwards."""
     expires: float | None
     """When the login ends, in Unix time; None if it does not expire."""
+    certificate: str = ""
+    """The key ID and serial number of the certificate, for the log; empty for a plain key."""
 
     @property
     def kind(self) -> Literal["site", "user"]:
@@ -79,6 +82,14 @@ class Login:
         opens = self.options.opens
         return self.may_forward and (opens is None or any(one.covers(*target) for one in opens))
 
+    def why_not(self, target: Endpoint) -> str:
+        """Why `may_open` is false for this target."""
+        if self.may_forward:
+            return f"permitopen of the key of {self.identity} does not have {target}"
+        if self.options.may_forward:
+            return f"the certificate of {self.identity} has no permit-port-forwarding"
+        return f"the key of {self.identity} may open nothing: it has restrict or no-port-forwarding"
+
     def may_listen(self, host: str, port: int) -> bool:
         """Whether the key's own options let it register this forward."""
         listens = self.options.listens
@@ -96,17 +107,23 @@ def decide(table: Table, blob: bytes, *, asked: str, address: Endpoint, now: flo
     if certificate is None:
         grant = table.keys.get(blob)
         if grant is None:
-            raise Refused(Reason.UNKNOWN_KEY, f"the key {fingerprint} is nobody's")
+            raise Refused(Reason.UNKNOWN_KEY, f"no user and no site has the key {fingerprint}")
     else:
         grant = _by_certificate(table, certificate, now)
-    if table.revoked & {blob, key, certificate.authority if certificate else key}:
-        raise Refused(Reason.KEY_REVOKED, f"the key {fingerprint} of {grant}, or its CA's, is revoked")
+    if table.revoked & {blob, key}:
+        raise Refused(Reason.KEY_REVOKED, f"the key {fingerprint} of {grant} is in revoked_keys")
+    if certificate is not None and certificate.authority in table.revoked:
+        raise Refused(Reason.KEY_REVOKED, f"the CA of {_named(certificate)} is in revoked_keys: {grant}")
     if grant.refused:
-        raise Refused(Reason.KEY_OPTION, f"the key {fingerprint} is not used: {grant} {grant.refused}")
+        raise Refused(
+            Reason.KEY_OPTION, f"the key {fingerprint} of {grant} is not accepted: its line {grant.refused}"
+        )
     _check_address(grant, certificate, address, fingerprint)
     expires = _expires(grant, certificate)
     if expires is not None and expires <= now:
-        raise Refused(Reason.KEY_EXPIRED, f"the time of the key {fingerprint} of {grant} is over")
+        what = f"the key {fingerprint}" if certificate is None else _named(certificate)
+        ended = datetime.fromtimestamp(expires, UTC).isoformat().replace("+00:00", "Z")
+        raise Refused(Reason.KEY_EXPIRED, f"{what} of {grant} expired at {ended}")
     _check_name(table, grant.who, asked, fingerprint)
     options = grant.options
     may_forward = options.may_forward
@@ -115,7 +132,8 @@ def decide(table: Table, blob: bytes, *, asked: str, address: Endpoint, now: flo
         # Like sshd: a touch is needed unless both the line and the certificate say `no-touch-required`.
         if "no-touch-required" not in certificate.extensions:
             options = replace(options, needs_touch=True)
-    return Login(grant.who, asked, address, blob, fingerprint, options, may_forward, expires)
+    said = f"{certificate.key_id} (serial {certificate.serial})" if certificate else ""
+    return Login(grant.who, asked, address, blob, fingerprint, options, may_forward, expires, said)
 
 
 def _certificate(blob: bytes) -> Certificate:
@@ -125,28 +143,39 @@ def _certificate(blob: bytes) -> Certificate:
         raise Refused(Reason.CERTIFICATE, f"the certificate cannot be used: {exc}") from exc
 
 
+def _named(certificate: Certificate) -> str:
+    return f"the certificate {shown(certificate.key_id)} of {blobs.fingerprint(certificate.key)}"
+
+
 def _by_certificate(table: Table, certificate: Certificate, now: float) -> Grant:
-    said = f"the certificate {shown(certificate.key_id)} of {blobs.fingerprint(certificate.key)}"
+    said = _named(certificate)
     principals = table.authorities.get(certificate.authority)
     if principals is None:
         authority = blobs.fingerprint(certificate.authority)
-        raise Refused(Reason.UNKNOWN_KEY, f"{said} is of a CA that nobody has: {authority}")
+        raise Refused(Reason.UNKNOWN_KEY, f"{said}: no user and no site has its CA {authority}")
     if certificate.kind != certificates.USER:
-        raise Refused(Reason.CERTIFICATE, f"{said} is not a user's, but a host's")
+        raise Refused(Reason.CERTIFICATE, f"{said} is for a host, not for a user")
     if certificate.signature_algorithm not in SIGNATURES:
         algorithm = shown(certificate.signature_algorithm)
         raise Refused(Reason.WEAK_SIGNATURE, f"{said} was signed with {algorithm}, which is not accepted")
     if now < certificate.valid_after:
         raise Refused(Reason.CERTIFICATE, f"{said} is not valid yet")
     if unknown := sorted(certificate.critical.keys() - _CRITICAL):
-        raise Refused(Reason.CERTIFICATE, f"{said} has the critical option {shown(unknown[0])}")
+        raise Refused(
+            Reason.CERTIFICATE,
+            f"{said} has the critical option {shown(unknown[0])}, which kubemux does not enforce",
+        )
     grants = {id(one): one for name in certificate.principals if (one := principals.get(name))}
     if not grants:
         names = ", ".join(map(shown, certificate.principals[:_SHOWN])) or "none"
-        raise Refused(Reason.CERTIFICATE, f"{said} has no principal that is anybody's, but {names}")
+        raise Refused(
+            Reason.CERTIFICATE, f"{said} has no principal of a user or site with its CA: it has {names}"
+        )
     if len({(one.who, one.options) for one in grants.values()}) > 1:
         several = ", ".join(sorted({str(one) for one in grants.values()})[:_SHOWN])
-        raise Refused(Reason.CERTIFICATE, f"{said} has principals of several: {several}")
+        raise Refused(
+            Reason.CERTIFICATE, f"{said} has principals of several users, sites or lines: {several}"
+        )
     return next(iter(grants.values()))
 
 
@@ -161,7 +190,7 @@ def _check_address(grant: Grant, certificate: Certificate | None, address: Endpo
             Reason.CERTIFICATE, f"the certificate of {key} has a bad source-address: {exc}"
         ) from exc
     if not is_inside:
-        raise Refused(Reason.KEY_SOURCE, f"the key {key} of {grant} may not come from {address.host}")
+        raise Refused(Reason.KEY_SOURCE, f"the key {key} of {grant} may not be used from {address.host}")
 
 
 def _expires(grant: Grant, certificate: Certificate | None) -> float | None:
@@ -177,6 +206,6 @@ def _check_name(table: Table, who: Who, asked: str, fingerprint: str) -> None:
     keys = ", ".join(theirs[:_SHOWN]) + (", ..." if theirs[_SHOWN:] else "")
     raise Refused(
         Reason.OTHER_NAME,
-        f"{who} has logged in as {shown(asked)}, whose name that is not: its key is {fingerprint}, and "
-        f"{shown(asked)} has {keys}",
+        f"the key {fingerprint} is {who}'s, but the client asked for the name {shown(asked)}, which belongs "
+        f"to {keys}",
     )

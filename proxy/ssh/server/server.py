@@ -215,6 +215,7 @@ class SshServer:
             caller=login.identity,
             user=printable(login.asked),
             key=login.fingerprint,
+            **({"certificate": printable(login.certificate)} if login.certificate else {}),
             seconds=round(self._loop.time() - session.visit.since, 3),
         )
         return self._on_login(session)
@@ -248,7 +249,13 @@ class SshServer:
         seconds = _penalty(session, is_late=is_late)
         if source.own is None and self._penalties.add(source, seconds, now):
             left = round(self._penalties.seconds_left(source, now))
-            log.warning("source is closed out", source=str(source), reason=Reason.PENALTY, seconds=left)
+            log.warning(
+                "source is closed out",
+                source=str(source),
+                reason=Reason.PENALTY,
+                seconds=left,
+                hint=Reason.PENALTY.remedy,
+            )
 
     # ------------------------------------------------------------------------------------------- the end
 

@@ -229,12 +229,12 @@ class Session(asyncssh.SSHServer):
         self.guest = self._host.logged_in(self, self.login)
 
     def turn_away(self, why: str, *, answers_first: bool = True) -> None:
-        """End the connection. The ssh client prints the sentence `why`.
+        """End the connection. The ssh client prints `why`, a whole sentence.
 
         A callback may call this before asyncssh has sent the answer to the client's request. With
         `answers_first` that answer is sent before the disconnect.
         """
-        end = partial(self.conn.disconnect, asyncssh.DISC_BY_APPLICATION, f"kubemux: {why}")
+        end = partial(self.conn.disconnect, asyncssh.DISC_BY_APPLICATION, why)
         if answers_first:
             asyncio.get_running_loop().call_soon(end)
         else:

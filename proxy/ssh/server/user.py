@@ -12,7 +12,9 @@ from proxy.errors import KeepaliveTimeout, LinkClosed, LinkError, LinkLost
 from proxy.errors.reasons import Reason
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import OpenRequest
+from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
+from proxy.runtime.text import printable
 from proxy.ssh import serving
 from proxy.ssh.errors import is_hung_up
 from proxy.ssh.link import Link
@@ -22,7 +24,7 @@ from proxy.ssh.turns import Turns
 
 log = structlog.get_logger("kubemux.ssh_server")
 
-NO_FORWARD: Final = "kubemux: sites alone may forward with -R"
+NO_FORWARD: Final = "-R is for sites, and this is a user"
 
 KEEPALIVE_S: Final = 15.0
 MAX_MISSED: Final = 8
@@ -85,13 +87,20 @@ class User(Guest):
         if self._link.closed.done():
             return
         self.ends(LinkClosed("kubemux stops"))
-        self._session.turn_away("it stops: connect again")
+        self._session.turn_away("kubemux stops: connect again")
 
-    def _forward(self, _host: str, _port: int) -> bool:
+    def _forward(self, host: str, port: int) -> bool:
         """Refuse `-R`. RFC 4254 4 has no text for a refusal, so it is sent as a debug message: ssh prints it
-        with -v only.
+        with -v only. Therefore the log has it, too.
         """
-        self._session.conn.send_debug(NO_FORWARD, always_display=True)
+        self._session.conn.send_debug(f"kubemux: {NO_FORWARD}", always_display=True)
+        log.warning(
+            "forward refused",
+            client=str(self._login.address),
+            caller=self._login.identity,
+            forward=printable(str(Endpoint(host, port))),
+            message=NO_FORWARD,
+        )
         return False
 
     def _missed(self, count: int) -> None:
@@ -108,7 +117,7 @@ class User(Guest):
                 client=str(self._login.address),
                 caller=self._login.identity,
                 reason=Reason.CLIENT_CLOSED if has_left else error.reason,
-                message="" if has_left else str(error),
+                **({} if has_left else {"message": str(error)}),
                 seconds=round(self._link.age, 3),
             )
         finally:

@@ -70,7 +70,7 @@ async def test_a_login_ends_when_its_time_is_over(
             assert b"kubemux: key_expired" in said
             [line] = [line for line in logs if line["event"] == "login ends"]
             assert line["reason"] == Reason.KEY_EXPIRED
-            assert "the time of the key" in line["message"]
+            assert " expired at 20" in line["message"]
             found = await bed.ssh(bed.factory, "-N")
             assert "Permission denied" in found.said
             assert bed.record.results[Reason.KEY_EXPIRED] == 1

@@ -81,6 +81,20 @@ async def test_the_principal_of_a_certificate_decides_the_identity(tmp_path: Pat
         assert login.expires is not None
 
 
+async def test_the_log_names_the_certificate(tmp_path: Path) -> None:
+    """Several people may be one user: the key ID says which of them it is."""
+    async with SshBed(tmp_path / "bed", sources=OWN) as bed:
+        ssh_keys.sign(bed.stranger, ca=Certified(bed).ca, principals="sre", more=["-I", "alice", "-z", "77"])
+        with capture_logs() as logs:
+            await bed.ssh(bed.stranger, "true", user="somebody")
+            await bed.ssh(bed.ops, "true", user="somebody")
+    lines = [line for line in logs if line["event"] == "logged in"]
+    assert [(line["caller"], line.get("certificate")) for line in lines] == [
+        ("ssh-user:sre", "alice (serial 77)"),
+        ("ssh-user:ops", None),
+    ]
+
+
 @pytest.mark.parametrize(
     ("principals", "how", "reason"),
     [

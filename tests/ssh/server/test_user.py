@@ -131,5 +131,5 @@ async def test_a_leaving_user_stays_until_the_last_channel_ends(tmp_path: Path, 
             await one.ended
         assert [(log["event"], log["reason"]) for log in logs] == [("logged out", Reason.CLOSED)]
         _, said = await process.communicate()
-        assert "kubemux: it stops: connect again" in said.decode()
+        assert "kubemux stops: connect again" in said.decode()
         await closed(writer)
