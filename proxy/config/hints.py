@@ -25,6 +25,7 @@ def example(name: str, key: Key) -> str:
     """
     examples = key.examples
     if is_for_system_service():
+        # `kubemux ssh-server keygen` makes host keys where they stay.
         is_credential = key.file is not None and key.file.is_secret and key.file is not Kind.HOST_KEY
         examples = tuple(map(_credential, examples)) if is_credential else examples
     elif key.at_home is not None and has_home():

@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from proxy.config.allow import ANY, Rule
 from proxy.config.findings import Finding, Loc, dotted
 from proxy.config.hints import NAME, example
-from proxy.config.keys import Key, Section, find, keys, plain_type, section_at
+from proxy.config.keys import Key, Kind, Section, find, keys, plain_type, section_at
 from proxy.config.matches import Match
 from proxy.config.model import VERSION, Config
 from proxy.config.values import UnsetVariable
@@ -120,6 +120,8 @@ def explain(error: ErrorDetails, loc: Loc, section: type[Section]) -> Finding:
     if key is None:
         raise LookupError(f"no key at {error['loc']}")
     instance = example(name, key)
+    if key.file is Kind.HOST_KEY:
+        instance += ", and run kubemux ssh-server keygen"
     if kind == "missing":
         return Finding(loc, "is missing", f"add {instance}")
     if kind == "too_short":

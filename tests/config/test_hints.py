@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from proxy.config import hints, yaml
 from proxy.config.keys import keys
-from proxy.config.model import AdminConfig, ClusterConfig, GatewayConfig
+from proxy.config.model import AdminConfig, ClusterConfig, GatewayConfig, SshServerConfig
+from proxy.config.reading import explain, mistakes, place
 
 
 @pytest.fixture(params=["service", "person", "nobody"])
@@ -16,6 +17,16 @@ def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     monkeypatch.setattr(hints, "is_for_system_service", lambda: request.param == "service")
     monkeypatch.setattr(hints, "has_home", lambda: request.param == "person")
     return str(request.param)
+
+
+@pytest.mark.parametrize("written", [{}, {"host_keys": []}])
+def test_a_host_key_is_made_where_it_stays(reader: str, written: dict[str, object]) -> None:
+    """Whoever reads it: it is no credential."""
+    del reader
+    section = {"listen": "127.0.0.1:2222", **written}
+    [found] = [explain(one, place(one), SshServerConfig) for one in mistakes(SshServerConfig, section)]
+    line = "host_keys: [/etc/kubemux/ssh_host_ed25519_key], and run kubemux ssh-server keygen"
+    assert found.hint.endswith(line)
 
 
 def test_the_example_is_for_its_reader(reader: str) -> None:

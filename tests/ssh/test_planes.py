@@ -18,7 +18,7 @@ from proxy.ssh.planes import DATA_PLANE, MODES, take_over
 from proxy.ssh.turns import Turns
 
 CONN = cast("asyncssh.SSHClientConnection", object())
-LINK = cast("PlaneUser", SimpleNamespace(name="edge/1", server="10.0.0.1:22"))
+LINK = cast("PlaneUser", SimpleNamespace(name="edge/1", server="10.0.0.1:22", on_open=None))
 
 
 def test_the_modes_of_the_data_plane() -> None:
@@ -75,6 +75,17 @@ def test_the_first_that_can(
         monkeypatch.setenv(DATA_PLANE, asked)
     unsupported |= refusing
     assert taken() == (plane, said)
+
+
+@pytest.mark.parametrize(("on_open", "level"), [(None, "warning"), (print, "info")])
+def test_that_a_client_has_chosen_its_cipher_is_no_warning(
+    on_open: object, level: str, unsupported: set[str]
+) -> None:
+    unsupported |= {"core"}
+    link = cast("PlaneUser", SimpleNamespace(name="ops/1", server="ssh-user:ops", on_open=on_open))
+    with structlog.testing.capture_logs() as said:
+        take_over(CONN, MemoryBudget(1 << 20, 1), Turns(), link)
+    assert [entry["log_level"] for entry in said] == [level]
 
 
 def test_without_any_supported_plane_unsupported_is_raised(unsupported: set[str]) -> None:

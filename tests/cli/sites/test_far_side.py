@@ -53,6 +53,9 @@ def test_ssh_takes_every_option_of_the_command() -> None:
     assert (read["exitonforwardfailure"], read["stricthostkeychecking"]) == ("yes", "true")
     assert read["knownhostscommand"] == f"/bin/echo [bastion.example.com]:2222 {HOST_KEY}"
     assert read["permitremoteopen"] == "127.0.0.1:6443 *:22"
+    first, *others = read["ciphers"].split(",")
+    assert first == "aes128-gcm@openssh.com"
+    assert others, "ssh's own list follows"
 
 
 @pytest.mark.sshd
@@ -135,4 +138,4 @@ def test_all_forms_have_the_same_options() -> None:
         for form, found in words.items()
     }
     assert options["unit"] == options["deployment"] == options["command"]
-    assert len(options["unit"]) == 9
+    assert len(options["unit"]) == 10
