@@ -22,11 +22,13 @@ from proxy.ssh.native.native_plane import NativePlane
 from proxy.ssh.native.wire import messages
 from tests.ssh.carried import SECONDS, until
 from tests.ssh.test_open_requests import asking
-from tests.support.hostile import FLOODS, Flooding
+from tests.support.hostile import FLOODS, GLOBAL_REQUEST, IGNORE, Flooding
 from tests.support.ssh_served import Served
 
 COUNT: Final = 1_500
-GLOBAL_REQUEST: Final = 80
+LONG: Final = 2_000
+READ: Final = 256 << 10
+"""Bytes that uvloop reads at a time."""
 
 OPENS: Final[Mapping[str, bytes]] = {
     "channels": Byte(messages.OPEN) + asking(),
@@ -43,6 +45,8 @@ class Turns:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.most = self.all = 0
+        self.waiting = 0
+        """The most bytes that asyncssh had received while it handled a packet, and not opened."""
         self._now = 0
         self._is_counting = False
         for of, name in ((asyncssh.SSHServerConnection, "_finish_recv_packet"), (NativePlane, "_message")):
@@ -53,6 +57,7 @@ class Turns:
             self._now += 1
             self.all += 1
             self.most = max(self.most, self._now)
+            self.waiting = max(self.waiting, len(getattr(args[0], "_inpbuf", b"")))
             if not self._is_counting:
                 self._is_counting = True
                 asyncio.get_running_loop().call_soon(self._turn)
@@ -109,6 +114,19 @@ async def test_a_turn_handles_a_bounded_number_of_other_messages(
     # In the turn of the takeover both count.
     most = metered.TURN + incoming.TURN // incoming.ASYNCSSH_COST if data_plane == "native" else metered.TURN
     assert turns.most <= most
+
+
+@pytest.mark.parametrize("data_plane", ["asyncssh"], indirect=True)
+async def test_no_more_than_one_read_waits_for_asyncssh(
+    tmp_path: Path, turns: Turns, data_plane: str
+) -> None:
+    """It copies what waits, twice for each packet: that is at most TURN times as much in a turn."""
+    async with flooded(tmp_path) as (served, client):
+        client.flood(Byte(IGNORE) + String(bytes(LONG)))
+        await until(lambda: turns.all > COUNT)
+        assert served.links[-1].data_plane == data_plane
+    assert turns.most <= metered.TURN
+    assert metered.TURN * LONG < turns.waiting <= READ
 
 
 async def test_forwards_without_end_end_the_link(tmp_path: Path, turns: Turns, data_plane: str) -> None:
