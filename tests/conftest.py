@@ -1,4 +1,4 @@
-"""Fixtures for all tests: real parts, uvloop, and the law that nothing is left behind."""
+"""Fixtures for all tests: real servers, uvloop, and the check that a test leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from tests.support.tls import Certificates
 
 pytest_plugins = ["pytester", "tests.faults.table", "tests.support.order"]
 
-# asyncio's writelines() never pauses the protocol there (cpython#127655): what needs that is tested on the
-# daemon's loop alone.
+# In these versions, asyncio's writelines() never pauses the protocol (cpython#127655). Tests that need the
+# pause run on the daemon's loop only.
 _PAUSES_NOBODY: Final = (3, 12) <= sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The suite starts kubemux hundreds of times: to compile it each time is a sixth of each start.
+    # The suite starts kubemux hundreds of times. To compile it each time takes a sixth of each start.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
-    # Go's collector is a third of what a kubectl takes, and there is memory enough.
+    # Go's garbage collector takes a third of kubectl's CPU, and there is enough memory.
     os.environ.setdefault("GOGC", "400")
-    # An example has 200 ms otherwise, which a busy machine takes for nothing.
+    # The default deadline of 200 ms for each example fails on a busy machine.
     hypothesis.settings.register_profile("suite", deadline=None)
     hypothesis.settings.load_profile("suite")
     for part, (text, _) in parts.PARTS.items():
@@ -62,8 +62,8 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    # Between the process's check and the test's own fixtures: so it is the last to look at a loop that still
-    # runs.
+    # Between the check of the process and the test's own fixtures: so this is the last check of a running
+    # loop.
     if (
         isinstance(item, pytest.Function)
         and pytest_asyncio.is_async_test(item)
@@ -80,7 +80,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_collections() -> Iterator[None]:
-    # libuv makes a pipe for signals with the first loop and keeps it for good, as we keep our ports.
+    # libuv makes a pipe for signals with the first loop, and never closes it. Our ports stay open, too.
     Uvloop().close()
     claim()
     with forkers(), quick_collections():
@@ -89,8 +89,8 @@ def _quick_collections() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _signal_mask() -> Iterator[None]:
-    """`kubemux run` blocks SIGHUP until there is a daemon. Where a test calls it in this process there never
-    is one, and programs that later tests start would inherit that.
+    """Restore the signal mask. `kubemux run` blocks SIGHUP until the daemon runs. If a test calls it in this
+    process, no daemon runs, and programs that later tests start would inherit the mask.
     """
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield
@@ -99,7 +99,7 @@ def _signal_mask() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
-    """A command that is run here sets the level for the process, and the next test would see no warnings."""
+    """Restore the logging: a command that runs in this process changes the level for later tests."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -111,7 +111,7 @@ def _logging_as_it_was() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _nothing_left(_quick_collections: None) -> Iterator[None]:
     leaks = Leaks()
-    gc.freeze()  # what is there by now is looked at no more: that took 4 ms of each test
+    gc.freeze()  # otherwise the check's garbage collections read all existing objects: 4 ms for each test
     yield
     if left := leaks.everything():
         pytest.fail("the test left behind:\n  " + "\n  ".join(left), pytrace=False)
@@ -127,7 +127,7 @@ async def _quiet_loop(_nothing_left: None) -> AsyncIterator[None]:
 
 @pytest.fixture(scope="session")
 def fonts(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """matplotlib keeps the files of its fonts open: a test that draws has them open before it begins."""
+    """Open matplotlib's font files, which stay open, before a test that draws is checked for leaks."""
     with charts.chart(tmp_path_factory.mktemp("fonts") / "empty.svg", "bold", "regular", 1):
         pass
 
@@ -171,7 +171,7 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def apiserver(etcd: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """A running kube-apiserver."""
     server = ApiServer(tmp_path_factory.mktemp("apiserver"))
-    # Without that cache a watch of pods is etcd's own, and knows what etcd has forgotten.
+    # Without the cache for pods, a watch gets etcd's own answer: 410 after a compaction.
     with server.run(etcd, "--watch-cache-sizes=pods#0"):
         yield server
 

@@ -1,4 +1,4 @@
-"""A forked kubemux is what an executed one is: tests/support/kubemux.py."""
+"""A forked kubemux behaves like an executed one (tests/support/kubemux.py)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
 def state(pid: int) -> dict[str, object]:
-    """What the kernel knows of a process, and an executed one and a fork should have alike."""
+    """The kernel's state of a process that must be the same for a forked and an executed one."""
     process = Path(f"/proc/{pid}")
     status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines())
     kept = ("Umask", "PPid", "Uid", "Gid", "SigPnd", "SigBlk", "SigIgn", "SigCgt", "CapEff")
@@ -48,12 +48,12 @@ def test_a_daemon_is_the_same_process(tmp_path: Path) -> None:
     ):
         assert "tests.support.forker" in command(forked.pid)
         assert "-m proxy run" in command(executed.pid)
-        # At its start a daemon has threads and files that it soon has no more.
+        # A starting daemon has threads and files that it soon closes.
         forked.wait_for("the same state", lambda: state(forked.pid) == state(executed.pid))
 
 
 def test_its_configuration_reader_is_the_same(tmp_path: Path) -> None:
-    """A daemon that is forked forks what reads its configuration."""
+    """A forked daemon also forks the process that reads its configuration."""
     said = []
     for executes in (True, False):
         daemon = Daemon(tmp_path, gateways={"edge": {"hots": "x"}}, clusters={}, executes=executes)
@@ -117,7 +117,7 @@ def test_it_has_the_given_environment(popen: Start, tmp_path: Path) -> None:
 
 
 def test_with_an_environment_for_the_interpreter_it_is_executed(tmp_path: Path) -> None:
-    """A fork would not see it: its interpreter has started long ago."""
+    """A fork would ignore PYTHONPATH, because its interpreter has started already."""
     (tmp_path / "sitecustomize.py").write_text("print('a new interpreter')")
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     assert run("check", "--help", environment={"PYTHONPATH": path}).stdout.startswith("a new interpreter\n")

@@ -1,4 +1,4 @@
-"""docs/egress.md on this machine: an API server's flags, a daemon's configuration, and a kubectl."""
+"""Runs docs/egress.md on this machine: the API server's flags, the daemon's configuration, and kubectl."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.support.ssh_keys import public
 PAGE: Final = "docs/egress.md"
 SELECTOR: Final = "The API server's configuration"
 Places = Mapping[str, Path | str]
-"""What stands on the page, and what it is on this machine."""
+"""Texts of the page, and their replacements for this machine."""
 
 _KNOWS_NODES: Final = 'mount --bind "$0" /etc/hosts; exec "$@"'
 
 
 class Cluster:
-    """A kube-apiserver, and its node, which it reaches by the socket at `egress` alone."""
+    """A kube-apiserver, and its node, which it can reach only through the socket at `egress`."""
 
     def __init__(self, apiserver: ApiServer, node: Node, egress: Path) -> None:
         self.apiserver = apiserver
@@ -49,7 +49,7 @@ def placed(text: str, places: Places) -> str:
 
 
 def flags(apiserver: ApiServer, *, heading: str, places: Places) -> list[str]:
-    """Those of the page, for the EgressSelectorConfiguration that stands below `heading`."""
+    """The flags of the page, with the EgressSelectorConfiguration below `heading`."""
     issued = apiserver.certificates.authority.issue("apiserver-client", organization="system:masters")
     selector = apiserver.folder / "egress.yaml"
     selector.write_text(placed(pages.block(PAGE, heading, "yaml"), places))
@@ -69,9 +69,9 @@ def flags(apiserver: ApiServer, *, heading: str, places: Places) -> list[str]:
 def running(
     folder: Path, node: Node, text: str, places: Places, *, host_key: Path | None = None
 ) -> Iterator[Daemon]:
-    """A daemon with a page's configuration; its machine resolves the node's name, as the node does.
+    """A daemon with a configuration of the page. Its machine can resolve the node's name.
 
-    `host_key` is what known_hosts has, if that is not the node's.
+    `host_key` is the key in known_hosts, by default the node's.
     """
     known_hosts = folder / "known_hosts"
     known_hosts.write_text(f"{node.host},{NODE} {public(host_key or node.host_key)}\n")

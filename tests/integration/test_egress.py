@@ -1,4 +1,4 @@
-"""A real kube-apiserver whose way to its nodes is kubemux, as docs/egress.md has it word for word."""
+"""A real kube-apiserver reaches its nodes through kubemux, with the configurations of docs/egress.md."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def cluster(etcd: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clu
 
 @pytest.fixture
 def node(cluster: Cluster) -> Iterator[Node]:
-    """The cluster's node with its sshd, which is the test's own: it may stop it."""
+    """The cluster's node, with an sshd that the test may stop."""
     cluster.node.start()
     yield cluster.node
     cluster.node.stop()
@@ -71,7 +71,7 @@ def node(cluster: Cluster) -> Iterator[Node]:
 
 @pytest.fixture
 def daemon(request: pytest.FixtureRequest, cluster: Cluster, node: Node, tmp_path: Path) -> Iterator[Daemon]:
-    """With the configuration that stands below ONE_GATEWAY, or below the heading that the test names."""
+    """A daemon with the configuration below the heading ONE_GATEWAY, or below the test's own heading."""
     text = pages.block(PAGE, getattr(request, "param", ONE_GATEWAY), "yaml")
     group = f"group: {grp.getgrgid(os.getgid()).gr_name}"
     with running(tmp_path, node, text, {SOCKET: cluster.egress, "group: kube": group}) as daemon:
@@ -88,7 +88,7 @@ def test_kubectl_streams_by_either_upgrade(cluster: Cluster) -> None:
 
 
 def test_the_nodes_are_at_a_site(cluster: Cluster, node: Node, tmp_path: Path) -> None:
-    """The machine of the node dials the bastion: the page's routes, with a site in the gateway's place."""
+    """The node's machine dials the bastion. The routes of the page use a site in place of the gateway."""
     files = SshServerFiles(tmp_path / "ssh")
     page = YAML(typ="safe").load(pages.block(PAGE, ONE_GATEWAY, "yaml"))
     routes = [{**route, "gateway": SITE, "entries": ["egress"]} for route in page["routes"]]
@@ -120,7 +120,7 @@ def test_the_nodes_are_at_a_site(cluster: Cluster, node: Node, tmp_path: Path) -
 def test_an_api_server_on_another_machine_comes_by_tls(
     etcd: str, cluster: Cluster, node: Node, tmp_path: Path
 ) -> None:
-    """It is one more of the same cluster, so its objects are there."""
+    """It is a second API server of the same cluster, so the objects exist already."""
     authority = Authority(tmp_path / "egress-pki")
     entry = authority.issue("egress", dns=("localhost",))
     client = authority.issue("egress-client", dns=("apiserver.example.com",))
@@ -148,7 +148,7 @@ def test_an_api_server_on_another_machine_comes_by_tls(
 
 
 def test_a_node_with_another_host_key_is_refused(cluster: Cluster, node: Node, tmp_path: Path) -> None:
-    """Its host key is verified, which the API server's own tunnels did not do."""
+    """The node's host key is verified. The API server's own tunnels did not do that."""
     text = pages.block(PAGE, OWN_SSHD, "yaml")
     places: Places = {SOCKET: cluster.egress, "    group: kube\n": ""}
     with (
@@ -160,7 +160,7 @@ def test_a_node_with_another_host_key_is_refused(cluster: Cluster, node: Node, t
 
 
 def create_service(cluster: Cluster) -> None:
-    """A Service with an address that the stand-in serves itself."""
+    """Create a Service whose address the stand-in itself serves."""
     ports = [{"port": 443}]
     metadata = {"name": SERVICE, "namespace": "default"}
     spec = {"clusterIP": nodes.SERVICE_IP, "ports": ports}
@@ -176,7 +176,7 @@ def test_a_webhook_and_an_aggregated_api_are_called(cluster: Cluster, daemon: Da
 
 
 def call_services(cluster: Cluster, daemon: Daemon) -> None:
-    """Let the API server call a webhook and an aggregated API behind a Service."""
+    """Make the API server call a webhook and an aggregated API behind a Service."""
     authority = base64.b64encode(cluster.apiserver.ca_file.read_bytes()).decode()
     service = {"namespace": "default", "name": SERVICE}
     hook = {
@@ -261,7 +261,7 @@ def test_a_lost_link_ends_clients_and_its_reason_reaches_the_next(
 
 
 def test_kubectl_shows_the_message_of_each_refusal(cluster: Cluster, daemon: Daemon, node: Node) -> None:
-    """kube-apiserver itself confirms what the fault matrix has of its stand-in."""
+    """The real kube-apiserver behaves like its stand-in in the fault matrix."""
     hello = ("exec", "web", "--", "echo", "hello")
     assert cluster.kubectl.said(*hello) == "hello\n"
     nobody_listens = cluster.kubectl.attempt("get", "--raw", BY_POD.replace("8080", "8081"))

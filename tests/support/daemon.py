@@ -34,9 +34,9 @@ class Daemon:
     """`kubemux run` on a configuration of `gateways` and `clusters` (and other top-level `sections`), written
     to `folder`.
 
-    As a context manager it starts ready, and stops clean: exit code 0, no traceback, no error in the log but
-    those whose event is in `expected_errors`. `ready` waits for the listeners; clusters come up after that
-    (`wait_up`).
+    As a context manager it starts the daemon, and waits for READY=1. At the end it stops the daemon, and
+    checks for exit code 0, no traceback, and no error in the log except events in `expected_errors`. Clusters
+    come up after READY=1 (`wait_up`).
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class Daemon:
         wrapper: Collection[str] = (),
         executes: bool = False,
     ) -> None:
-        """`log` gets its standard error, in place of a file in `folder`; it may be something that cannot be
-        read.
+        """`log` gets the daemon's standard error, in place of a file in `folder`. The test need not be able
+        to read it.
 
-        `wrapper` is a command that executes the words after it. With `executes` a new interpreter is started,
-        as a user does it; otherwise it is forked, see `tests.support.kubemux`.
+        `wrapper` is a command that executes the words after it. With `executes` a new interpreter runs, as
+        for a user. Otherwise the daemon is forked (`tests.support.kubemux`).
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "config.yaml"
@@ -85,7 +85,7 @@ class Daemon:
         return self._process.pid
 
     def configure(self, *, gateways: Sections, clusters: Sections, sections: Sections | None = None) -> None:
-        """Write the configuration file anew; a running daemon reads it when told (`signal(SIGHUP)`)."""
+        """Write the configuration file. A running daemon reads it after `signal(SIGHUP)`."""
         content = {**self._defaults, **(sections or {}), "gateways": gateways, "clusters": clusters}
         self.config.write_text(json.dumps(content, indent=2))  # JSON is YAML
 
@@ -127,7 +127,7 @@ class Daemon:
             )
 
     def stop(self) -> None:
-        """Stop it with SIGTERM, and check all that must hold after a clean stop."""
+        """Stop it with SIGTERM. Check that the exit code is 0, and the log has no unexpected error."""
         assert self._process, "the daemon does not run"
         self._process.terminate()
         code = self.wait_ended()
@@ -135,7 +135,7 @@ class Daemon:
         self.assert_log_clean()
 
     def wait_ended(self, *, seconds: float = STOP_SECONDS) -> int:
-        """Wait for the end of a daemon that was told to stop, or killed; returns the exit code.
+        """Wait for the end of a daemon that is stopping or was killed. Returns the exit code.
 
         Raises AssertionError if it does not end.
         """
@@ -149,7 +149,7 @@ class Daemon:
         return code
 
     def set_log_aside(self) -> str:
-        """Return what it has logged so far, and forget that for later checks."""
+        """Return the log so far, and remove it, so that later checks do not see it."""
         text = self.log()
         self._log.unlink()
         return text
@@ -169,7 +169,7 @@ class Daemon:
         os.kill(self.pid, number)
 
     def next_notified(self, *, seconds: float) -> list[str]:
-        """The assignments of its next datagram to the service manager; none if no datagram comes in time."""
+        """The assignments of its next datagram to the service manager; empty if none arrives in time."""
         assert self._socket, "the daemon does not run"
         self._socket.settimeout(seconds)
         try:
@@ -197,7 +197,7 @@ class Daemon:
             f"the daemon did not say {assignment} within {seconds} s, but {self.notified}:\n{self.log()}"
         )
 
-    # ------------------------------------------------------------------------------------------ questions
+    # ---------------------------------------------------------------------------------------------- state
 
     def get(self, path: str) -> tuple[int, str]:
         """GET from the admin address: (status code, body)."""
@@ -215,15 +215,15 @@ class Daemon:
         """
         code, text = self.get("/metrics")
         assert code == 200, text
-        # Called again and again: to parse all of it takes 8 ms, which the daemon under test would want.
+        # To parse everything takes 8 ms. Tests call this again and again, and the daemon needs the CPU.
         lines = "\n".join(line for line in text.splitlines() if line.startswith(name))
         samples = (sample for family in text_string_to_metric_families(lines) for sample in family.samples)
         return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
     def wait_for(self, what: str, condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
-        """Wait until `condition` holds; it is called again and again.
+        """Call `condition` again and again until it is true.
 
-        Raises AssertionError with `what` if it does not.
+        Raises AssertionError with `what` if it does not become true.
         """
         deadline = time.monotonic() + seconds
         while not condition():
@@ -251,7 +251,7 @@ class Daemon:
         self.wait_for(f"{', '.join(clusters)} {state}", settled, seconds=seconds)
 
     def log(self) -> str:
-        """What it has logged so far."""
+        """The log so far."""
         return self._log.read_text() if self._log.is_file() else ""
 
     def events(self, event: str | None = None) -> list[dict[str, object]]:

@@ -1,9 +1,11 @@
-"""Forks kubemux: `python -m tests.support.forker SOCKET COMMAND...` imports these commands at the first order
-that comes over the socket, and each fork of it is then what `python -m proxy` is.
+"""Forks kubemux: `python -m tests.support.forker SOCKET COMMAND...`.
 
-A fork is a process of its own, with its own descriptors, environment, folder, session and limits; the 0.4 s
-of CPU that imports take are spent once. It is a child of whoever gives the orders (CLONE_PARENT of clone(2)),
-who waits for it as for any other.
+It imports these commands when the first order arrives on the socket. After that it forks once for each order.
+Each fork then does the same as `python -m proxy`.
+
+A fork has its own descriptors, environment, folder, session and limits, but the 0.4 s of CPU for imports are
+spent only once. It is a child of the process that sends the orders (CLONE_PARENT of clone(2)). That process
+waits for it as for any other child.
 """
 
 from __future__ import annotations
@@ -24,18 +26,18 @@ from tests.support import forked_reader
 from tests.support.forks import become
 
 SYS_CLONE: Final = {"x86_64": 56, "aarch64": 220}.get(platform.machine(), 0)
-"""The number of clone(2); 0 where we do not know it."""
+"""The system call number of clone(2); 0 if it is not known for this machine."""
 MOST_BYTES: Final = 64 << 10
-"""Of an order: the kernel takes no packet of more than some 200 KiB."""
+"""The maximum size of an order. The kernel's limit for a packet is about 200 KiB."""
 _MOST_DESCRIPTORS: Final = 64
 _CLONE_PARENT: Final = 0x8000
 
 
 def main() -> None:
-    """Serve until the other end is closed. Returns in each fork."""
+    """Fork for each order until the socket is closed. Returns only in the forks."""
     orders = socket.socket(fileno=int(sys.argv[1]))
     missing = sys.argv[2:]
-    # A terminal interrupts its whole foreground group.
+    # A terminal sends SIGINT to its whole foreground group, but this process must survive it.
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         data, descriptors, _, _ = socket.recv_fds(orders, MOST_BYTES, _MOST_DESCRIPTORS)
@@ -57,18 +59,18 @@ def main() -> None:
 
 
 def _import(commands: list[str]) -> None:
-    """What each command imports before it does anything, in the way it does."""
+    """Import the modules of each command, in the same way as the command line does."""
     cli = import_module("proxy.cli")
     for command in commands:
         cli.main.get_command(None, command)
     if "run" in commands:
         forked_reader.prepare()
     gc.collect()
-    gc.freeze()  # a collection in a fork would copy all of its pages
+    gc.freeze()  # otherwise a garbage collection in a fork would copy all memory pages
 
 
 def _clone() -> int:
-    """fork(2), but the child is a child of our parent."""
+    """Like fork(2), but the new process is a child of our parent."""
     python = ctypes.pythonapi
     python.PyOS_BeforeFork()
     pid = int(ctypes.PyDLL(None).syscall(SYS_CLONE, _CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0))

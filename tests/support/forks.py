@@ -1,4 +1,4 @@
-"""What makes a forked process of Python like one that was executed."""
+"""Makes a forked Python process the same as an executed one."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import sys
 from typing import Final, TypedDict
 
 PIPES: Final = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
-"""How `subprocess.Popen` calls the ends of a child's pipes."""
+"""The names that `subprocess.Popen` has for the ends of a child's pipes."""
 
 
 class Order(TypedDict):
-    """What is said of a fork. Its descriptors come beside that."""
+    """A description of the process to fork. Its descriptors are sent beside it."""
 
     words: list[str]
     environment: dict[str, str]
     folder: str
     files: tuple[int, int]
-    """The limits of its open files."""
+    """The soft and hard limit of open files."""
     descriptors: list[int]
-    """Their numbers in the fork."""
+    """The numbers of the descriptors in the fork."""
     starts_session: bool
 
 
 def become(order: Order, descriptors: list[int]) -> None:
-    """Be that process from now on, with `descriptors` in the order of their numbers in `order`."""
+    """Turn this process into the described one. `descriptors` are in the order of `order["descriptors"]`."""
     if order["starts_session"]:
         os.setsid()
     _arrange(dict(zip(order["descriptors"], descriptors, strict=True)))

@@ -1,8 +1,8 @@
-"""`kubemux` as a process: forked from one that has imported it already, or executed as a user does it.
+"""`kubemux` as a process: forked from a process that has already imported it, or executed as a user does.
 
-To start an interpreter and to import a command takes 0.3 to 0.6 s of CPU, a fork takes a hundredth of that.
-A fork leaves out all that comes before kubemux's first line. A test of that executes kubemux, and so do some
-tests of each kind, to see that it starts.
+To start an interpreter and import a command takes 0.3 to 0.6 s of CPU. A fork takes a hundredth of that, but
+skips everything before kubemux's first line. So tests of the start execute kubemux, and so do some tests of
+each kind.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ _SETS: Final = (
     ("run",),
     ("check", "status", "reload", "reconnect", "drain", "probe", "route", "ssh-config", "kubeconfig"),
 )
-"""What one process forks: a daemon has imported nothing that only other commands need."""
+"""The commands that each forking process imports. A daemon must not have imported modules of other commands.
+"""
 _OF_INTERPRETER: Final = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "MALLOC_", "GLIBC_", "OPENSSL_")
-"""Variables that begin like this are read when an interpreter starts, or a library is imported."""
+"""Variables with these prefixes have an effect only when an interpreter starts, or a library is imported."""
 
 
 class _Forker:
-    """A process that forks some commands. It imports them when the first is wanted."""
+    """A process that forks some commands. It imports them before its first fork."""
 
     def __init__(self, commands: Collection[str]) -> None:
         self._socket, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -55,11 +56,11 @@ class _Forker:
         self._process.wait()
 
     def can_fork(self, order: Order) -> bool:
-        """Whether a fork is like what would be executed in that environment."""
+        """Whether a fork is the same as an executed process with that environment."""
         return bool(forker.SYS_CLONE) and _of_interpreter(order["environment"]) == self._environment
 
     def fork(self, order: Order, descriptors: Collection[int]) -> int:
-        """Returns the process id of a new child."""
+        """Fork a child. Returns its process id."""
         with self._lock:
             socket.send_fds(self._socket, [json.dumps(order).encode()], list(descriptors))
             answer = self._socket.recv(64)
@@ -68,12 +69,12 @@ class _Forker:
 
 
 _forkers: Final[dict[str, _Forker]] = {}
-"""By command."""
+"""The forking process of each command."""
 
 
 @contextmanager
 def forkers() -> Iterator[None]:
-    """Keep the processes that fork, until the block ends."""
+    """Run the forking processes until the block ends."""
     started = [(commands, _Forker(commands)) for commands in _SETS]
     for commands, process in started:
         _forkers.update(dict.fromkeys(commands, process))
@@ -89,7 +90,7 @@ class Forked(subprocess.Popen[AnyStr]):
     """A `Popen` that forks `python -m proxy`, and executes everything else."""
 
     def _execute_child(self, *given: Any) -> None:
-        # There is no public way to start the child otherwise and to keep all that Popen does with it.
+        # Popen has no public hook that replaces only the start of the child.
         execute: Callable[..., None] = super()._execute_child  # type: ignore[misc]
         asked: dict[str, Any] = inspect.signature(execute).bind(*given).arguments
         program, words = list(asked["args"])[: len(PROGRAM)], list(asked["args"])[len(PROGRAM) :]
@@ -118,7 +119,7 @@ def run(
     folder: Path = ROOT,
     executes: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """`kubemux WORDS...` to its end: what it wrote, and its exit code. `environment` is beside our own."""
+    """Run `kubemux WORDS...` until it ends. `environment` is added to our own."""
     popen = subprocess.Popen if executes else Forked
     with popen(
         [*PROGRAM, *words],

@@ -1,4 +1,4 @@
-"""OpenSSH's client as a site of a daemon, and the sections of the configuration that accept it."""
+"""OpenSSH's client as a site of a daemon, and the configuration sections that accept it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.ports import free_port
 
 
 class SshServerFiles:
-    """The files of a daemon's SSH server, and its address."""
+    """The files and the address of a daemon's SSH server."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -25,30 +25,32 @@ class SshServerFiles:
         self.known_hosts.write_text(f"[127.0.0.1]:{self.listen.port} {ssh_keys.public(self.host_key)}\n")
 
     def sections(self) -> Sections:
-        """`ssh_server`, as in the configuration."""
+        """The section `ssh_server` of the configuration."""
         return {"listen": str(self.listen), "host_keys": [str(self.host_key)]}
 
     def key(self, name: str) -> Path:
-        """The key of a site or user, made when it is first asked for."""
+        """The private key of a site or user. The first call makes it."""
         path = self.folder / name
         return path if path.exists() else ssh_keys.new_key(path)
 
     def authorized(self, name: str, options: str = "", *, key: str = "") -> Sections:
-        """`authorized_keys` of a site or user, with one key: its own, or that of `key`."""
+        """Write an authorized_keys file with one key for a site or user: its own, or that of `key`. Returns
+        the configuration keys.
+        """
         path = self.folder / f"{name}.authorized"
         path.write_text(f"{options} {ssh_keys.public(self.key(key or name))}\n".lstrip())
         path.chmod(0o644)
         return {"authorized_keys": [str(path)]}
 
     def replace(self, name: str, *, by: str) -> None:
-        """Let in `name` with another key, which is made, and with that of `name` no more."""
+        """Replace the authorized key of `name` by the key of `by`."""
         path = self.folder / f"{name}.authorized"
         path.write_text(f"{ssh_keys.public(self.key(by))}\n")
 
     def command(
         self, name: str, *args: str, user: str | None = None, via: Endpoint | None = None
     ) -> list[str]:
-        """The command that runs ssh with the key of `name`; `via` leads to the daemon, if it is given."""
+        """The command that runs ssh with the key of `name`. It connects to `via`, else to the daemon."""
         options = {
             "BatchMode": "yes",
             "IdentitiesOnly": "yes",
@@ -64,7 +66,7 @@ class SshServerFiles:
 
 
 class RemoteSite:
-    """`async with RemoteSite(files, "factory-7", "-R", "factory-7:1080")`: ssh runs until the block ends."""
+    """`async with RemoteSite(files, "factory-7", "-R", "factory-7:1080")` runs ssh until the block ends."""
 
     def __init__(self, files: SshServerFiles, name: str, *args: str, user: str | None = None) -> None:
         self._command = files.command(name, "-N", "-T", *args, user=user)

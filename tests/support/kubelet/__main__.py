@@ -18,7 +18,7 @@ _Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 def _closing(serve: _Serve) -> _Serve:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, EOFError):  # a client may leave at any time
+        with suppress(OSError, EOFError):  # a client may disconnect at any time
             await serve(reader, writer)
             await writer.drain()
         writer.close()

@@ -1,4 +1,4 @@
-"""What the node answers, on each of its ports."""
+"""The servers of the node's ports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GROUP: Final = "stand-in.example.com"
 
 _JSON: Final = "application/json"
 _STREAMS: Final = {"input": "stdin", "output": "stdout", "error": "stderr", "tty": "resize"}
-"""The stream that comes with each word of a request for a terminal. There is always one called `error`."""
+"""The stream that each parameter of an exec or attach request asks for. `error` is always there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Request:
 
     @property
     def upgrade(self) -> str:
-        """What the client wants to speak from now on."""
+        """The protocol to which the client wants to upgrade."""
         return self.fields.get("upgrade", "").lower()
 
 
@@ -50,10 +50,11 @@ async def read(reader: asyncio.StreamReader) -> Request:
 
 
 class Node:
-    """All ports of it share the log of its one container: a line for each request to its web server,
-    or by the `proxy` of the node.
+    """All its ports share the log of its only container. The log has a line for each request to the
+    container's web server, and for each request through the `proxy` subresource of the node.
 
-    `/upgrades` of the kubelet tells what its clients have upgraded to since somebody asked: `exec by SPDY`.
+    `/upgrades` of the kubelet lists the upgrades of its clients since the last call, for instance
+    `exec by SPDY`.
     """
 
     def __init__(self) -> None:
@@ -90,7 +91,7 @@ class Node:
         _answer(writer, f"web: {request.path}\n".encode(), "text/plain")
 
     async def service(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve a client of the Service: a webhook that admits nothing, and an aggregated API."""
+        """Serve a client of the Service: a webhook that denies everything, and an aggregated API."""
         request = await read(reader)
         answer: dict[str, object] = {"kind": "Said", "apiVersion": f"{GROUP}/v1", "path": request.path}
         if request.method == "POST":
@@ -136,7 +137,7 @@ async def _exec(request: Request, streams: Streams) -> None:
     terminal = Terminal(is_tty="tty" in request.query)
     await streams.open({"error", *(_STREAMS[word] for word in request.query.keys() & _STREAMS)})
     if "input" not in request.query:
-        _, *words = request.query["command"]  # `echo`, whatever it says
+        _, *words = request.query["command"]  # `echo` with any arguments
         streams.send("stdout", " ".join(words).encode() + b"\n")
         await streams.finish(0)
         return
@@ -152,9 +153,9 @@ async def _exec(request: Request, streams: Streams) -> None:
 
 
 async def _forward(request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Echo what comes to any port, on the streams of each of the client's connections.
+    """Serve port-forward: echo all bytes to any port, on the streams of each of the client's connections.
 
-    By WebSocket it is SPDY, too, in its messages.
+    By WebSocket, the messages contain SPDY frames.
     """
     way: Tunnel | None = None
     if request.upgrade == "websocket":

@@ -40,7 +40,7 @@ def _text(text: str) -> bytes:
 
 
 DICTIONARY: Final = b"".join(_text(word.replace("_", " ")) for word in _WORDS.split()) + _REST.encode()
-"""The dictionary that both sides' compression starts with (2.6.10.1)."""
+"""The dictionary of the header compression, the same on both sides (2.6.10.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Spdy:
         self._deflate = zlib.compressobj(zdict=DICTIONARY)
 
     def feed(self, data: bytes) -> Iterator[Opened | Data]:
-        """Parse bytes from the client; returns what it opened and sent. Answers a ping itself."""
+        """Parse bytes from the client. Returns the opened streams and the data. Answers pings by itself."""
         self._held += data
         while len(self._held) >= 8:
             first, rest = struct.unpack_from(">II", self._held)
@@ -95,7 +95,7 @@ class Spdy:
                     self._control(_PING, payload)
 
     def accept(self, stream: int) -> None:
-        """Send SYN_REPLY for a stream, which the client waits for."""
+        """Send the SYN_REPLY for a stream: the client waits for it."""
         block = self._deflate.compress(struct.pack(">I", 0)) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
         self._control(_SYN_REPLY, struct.pack(">I", stream) + block)
 

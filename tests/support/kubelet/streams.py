@@ -1,4 +1,4 @@
-"""The streams of a client that wants a terminal, by either upgrade: stdin, stdout, stderr, error, resize."""
+"""The streams of an exec or attach client, by SPDY or WebSocket: stdin, stdout, stderr, error, resize."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.support.kubelet.spdy import Data, Opened, Spdy
 from tests.support.kubelet.websocket import CLOSE, Frame, Tunnel, accept_key, encode
 
 CHANNELS: Final = ("stdin", "stdout", "stderr", "error", "resize")
-"""By the number that begins each of its WebSocket messages."""
+"""The names of the streams; the first byte of each WebSocket message is an index into it."""
 END: Final = 255
-"""Begins a message that ends a client's stream, whose number follows."""
+"""The first byte of a message that ends a client's stream. The stream's number follows."""
 
 _CHUNK: Final = 64 << 10
 
@@ -28,21 +28,21 @@ class Streams(ABC):
 
     @abstractmethod
     async def open(self, wanted: set[str]) -> None:
-        """Return when these are open. Raises EOFError."""
+        """Wait until these streams are open. Raises EOFError."""
 
     @abstractmethod
     def received(self) -> AsyncIterator[tuple[str, bytes]]:
-        """What comes, with the name of its stream; nothing is the end of that stream."""
+        """The next bytes, with the name of their stream; empty at the end of the stream."""
 
     @abstractmethod
     def send(self, stream: str, data: bytes) -> None: ...
 
     @abstractmethod
     def end(self) -> None:
-        """Say that nothing more comes."""
+        """Tell the client that no more data follows."""
 
     async def finish(self, code: int) -> None:
-        """Tell how the command has ended, and wait until the client leaves."""
+        """Send the result of the command, and wait until the client disconnects."""
         status: dict[str, object] = {"metadata": {}, "status": "Success"}
         if code:
             causes = [{"reason": "ExitCode", "message": str(code)}]
@@ -57,7 +57,7 @@ class Streams(ABC):
 
 
 class SpdyStreams(Streams):
-    """SPDY has a stream of its own for each of them, and the client opens it."""
+    """By SPDY, the client opens an SPDY stream for each of them."""
 
     PROTOCOL: Final = "v4.channel.k8s.io"
 
@@ -106,7 +106,7 @@ class SpdyStreams(Streams):
 
 
 class WebSocketStreams(Streams):
-    """In a WebSocket each message begins with the number of its stream."""
+    """By WebSocket, each message begins with the number of its stream."""
 
     PROTOCOL: Final = "v5.channel.k8s.io"
 
@@ -119,7 +119,7 @@ class WebSocketStreams(Streams):
         return websocket_head(fields, cls.PROTOCOL)
 
     async def open(self, wanted: set[str]) -> None:
-        """They are there from the beginning."""
+        """Return at once: the streams exist from the beginning."""
 
     async def received(self) -> AsyncIterator[tuple[str, bytes]]:
         while message := await self._tunnel.read():
@@ -136,6 +136,6 @@ class WebSocketStreams(Streams):
 
 
 def websocket_head(fields: Mapping[str, str], protocol: str) -> list[str]:
-    """What the server answers to a client that wants a WebSocket."""
+    """The header fields of the server's answer to a WebSocket client."""
     key = accept_key(fields["sec-websocket-key"])
     return ["Upgrade: websocket", f"Sec-WebSocket-Accept: {key}", f"Sec-WebSocket-Protocol: {protocol}"]

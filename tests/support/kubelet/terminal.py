@@ -1,4 +1,4 @@
-"""What runs in the container: a shell that knows `exit` and `size`, or without a terminal `cat`."""
+"""The command in the container: a shell with the commands `exit` and `size`, or `cat` without a terminal."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Terminal:
         return b"$ " if self._is_tty else b""
 
     def resize(self, message: bytes) -> None:
-        """Note the new size of the client's window."""
+        """Store the new size of the client's window."""
         size = json.loads(message)
         self._size = size["Height"], size["Width"]
 
     def typed(self, data: bytes) -> bytes:
-        """The output for this input; empty input is the end of the input."""
+        """The output for this input. Empty input means the end of the input."""
         if not self._is_tty:
             self.code = None if data else 0
             return data

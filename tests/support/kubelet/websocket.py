@@ -1,4 +1,4 @@
-"""WebSocket (RFC 6455), a server's side of it. Messages are not put together from fragments."""
+"""The server's side of WebSocket (RFC 6455). Fragmented messages are not supported."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Frame:
 
 
 def accept_key(key: str) -> str:
-    """What the server answers to the client's `Sec-WebSocket-Key`."""
+    """The server's `Sec-WebSocket-Accept` for the client's `Sec-WebSocket-Key`."""
     return base64.b64encode(hashlib.sha1(f"{key}{_GUID}".encode()).digest()).decode()  # noqa: S324 - the RFC's
 
 
@@ -43,7 +43,7 @@ def encode(frame: Frame) -> bytes:
 
 
 class Decoder:
-    """Makes frames of the bytes that arrive."""
+    """Parses frames from received bytes."""
 
     def __init__(self) -> None:
         self._held = bytearray()
@@ -68,7 +68,7 @@ class Decoder:
 
 
 class Tunnel:
-    """A stream of bytes in the messages of a WebSocket. It is read and written as asyncio's streams are."""
+    """A stream of bytes in the messages of a WebSocket, with the methods of asyncio's streams."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -76,7 +76,7 @@ class Tunnel:
         self._frames = self._received()
 
     async def read(self, size: int = 1 << 16) -> bytes:
-        """What has come; nothing is the end. A message may be larger than `size`."""
+        """The bytes of the next message; empty at the end. A message may be larger than `size`."""
         return await anext(self._frames, b"")
 
     def write(self, data: bytes) -> None:
