@@ -74,9 +74,13 @@ class Match:
     """A pattern for each label of a name; None stands for `**`."""
 
     def __str__(self) -> str:
-        ports = f"{self.first}" if self.first == self.last else f"{self.first}-{self.last}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{'*' if (self.first, self.last) == (1, 65535) else ports}"
+        return f"{host}:{'*' if (self.first, self.last) == (1, 65535) else self.ports}"
+
+    @property
+    def ports(self) -> str:
+        """`22`, or a range: `2000-2999`."""
+        return f"{self.first}" if self.first == self.last else f"{self.first}-{self.last}"
 
     @property
     def stars(self) -> int:

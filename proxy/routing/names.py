@@ -163,7 +163,7 @@ class Names:
             return
         if self._sites:
             yield Passed("sites", lambda: f"{shown(str(host))} is neither a site nor a name at one")
-        raise missing or self._unknown(asked, entry)
+        raise missing or self._unknown(asked, entry, host)
 
     def _at_site(self, port: int, host: Host) -> ToSite | None:
         labels = () if host.address is not None else host.labels
@@ -192,16 +192,18 @@ class Names:
         address = self._find_pod(route.name, pod)
         return ToTarget(route, pod, Endpoint(address, discover.port), f"{discover.cluster} has this pod")
 
-    def _unknown(self, asked: Endpoint, entry: str | None) -> UnknownTarget:
+    def _unknown(self, asked: Endpoint, entry: str | None, host: Host | None = None) -> UnknownTarget:
         if cluster := self._called.get(plain(asked.host)):
             return UnknownTarget(f"{cluster} is asked for by {_listed(self._ports[cluster])}")
-        hosts = (
-            match.host
+        matches = [
+            match
             for route in self._routes
             if entry is None or route.entries is None or entry in route.entries
             for match in route.match
-            if match.is_one_host
-        )
+        ]
+        if host and (near := [one.ports for one in matches if one.captures(host, one.first) is not None]):
+            return UnknownTarget(f"{host} is asked for by port {' or '.join(dict.fromkeys(near))}")
+        hosts = (match.host for match in matches if match.is_one_host)
         close = nearest(plain(asked.host), (*self._called, *hosts, *self._sites))
         return UnknownTarget(f"nearest: {close}" if close else "no cluster and no route leads there")
 

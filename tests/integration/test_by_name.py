@@ -120,7 +120,7 @@ async def test_allowed_callers_reach_clusters_and_routes_by_name(bed: Bed) -> No
     for name, expected in (
         ("a.theirs:22", f"403 kubemux: a.theirs: denied ({me} is not in allow)"),
         ("closed:443", f"403 kubemux: closed: denied ({me} is not in allow)"),
-        ("a.theirs:23", "404 kubemux: a.theirs: unknown_name (no cluster and no route leads there)"),
+        ("a.theirs:23", "404 kubemux: a.theirs: unknown_name (a.theirs is asked for by port 22)"),
         ("prod-eo:443", "404 kubemux: prod-eo: unknown_name (nearest: prod-eu)"),
     ):
         assert (await ask(bed.proxy, name))[0] == expected

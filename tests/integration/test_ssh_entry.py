@@ -194,7 +194,7 @@ def test_other_clients(bed: Jumping, others: dict[str, list[str]], client: str, 
 
 # ------------------------------------------------------------------------------------------------ refusals
 
-ONLY: Final = "kubemux only forwards: use ssh -J, -W, -L or -D (with -N)"
+ONLY: Final = "kubemux only forwards: use ssh -J, -W, -L or -D (with -N), and -R at a site"
 
 
 @pytest.mark.parametrize(
