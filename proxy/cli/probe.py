@@ -58,7 +58,7 @@ def probe(cluster: str, as_json: bool, verbose: bool, config: Path) -> None:
         through = _with(cluster, loaded).clusters[cluster].gateway
         if through in loaded.sites:
             report = _by_daemon(cluster, config, loaded)
-            note(f"{through} is a site: the daemon, pid {report.daemon}, has probed through its link")
+            note(f"{through} is a site: the daemon, pid {report.daemon}, has its links, and has probed")
         else:
             report = uvloop.run(doctor.examine(loaded, cluster))
     if as_json:

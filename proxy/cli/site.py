@@ -26,7 +26,7 @@ from proxy.config.model import Config, SshServerConfig
 from proxy.errors import ConfigError, Problem, UnknownName
 from proxy.kubeconfig.file import WriteFailed
 from proxy.runtime.endpoint import Endpoint
-from proxy.runtime.text import shown, suggest
+from proxy.runtime.text import escaped, shown, suggest
 
 _MOST_BYTES: Final = 64 << 10
 _EVERYWHERE: Final = {"0.0.0.0", "::"}  # noqa: S104 - nothing is bound
@@ -172,7 +172,7 @@ def show(name: str, config: Path) -> None:
         found = next((one for one in daemon.sites if one.name == name), None)
         if found is None:
             names = [one.name for one in daemon.sites]
-            hint = f"{suggest(name, names)}; kubemux site add {shown(name)} adds it"
+            hint = f"{suggest(name, names)}; kubemux site add {shlex.quote(escaped(name))} adds it"
             raise UnknownName(f"no site is called {shown(name)}", hint=hint)
     for line in state.lines(found, daemon):
         say(line)

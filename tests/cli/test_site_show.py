@@ -81,6 +81,7 @@ def test_a_site_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     done = show(monkeypatch, ALL, "factory-8")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "no site is called 'factory-8'" in done.stderr
+    assert "kubemux site add factory-8 adds it" in done.stderr
     assert "did you mean 'factory-7'" in done.stderr
     changed = tmp_path / "config.yaml"
     changed.write_text("version: 1\nsites: {factory-8: {}}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
 import subprocess
@@ -58,6 +59,13 @@ def test_a_key_that_is_there_stays(tmp_path: Path) -> None:
     assert f"{key}: was there, ssh-ed25519 {ssh_keys.fingerprint(key)}" in done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["127.0.0.1"] * 2
     assert keygen(tmp_path, "first", "second").stdout.split()[2] == ssh_keys.public(key).split()[1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes keys that are not its service's")
+def test_root_is_told_to_give_a_new_key_to_the_service(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    assert f"as in chown kubemux {path}\n" in keygen(tmp_path, "key").stderr
+    assert "chown" not in keygen(tmp_path, "key").stderr, "it is told once"
 
 
 def test_an_existing_file_that_is_no_key_is_left_alone(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from proxy.cli import main
 from proxy.config import loader
 from proxy.errors import ConfigError
+from tests.support.ssh_keys import new_key, public
 
 FOLDER = Path(__file__).parents[2] / "config"
 BAD = sorted((FOLDER / "bad").glob("*.yaml"))
@@ -88,6 +89,19 @@ def test_check_doubts_a_file_without_clusters(tmp_path: Path, text: str) -> None
         f"WARNING: {path}: clusters: there is none; a reload with this file removes every cluster",
         "  hint: is that all of it? config/example.yaml shows how clusters are written",
     ]
+
+
+def test_check_does_not_doubt_a_file_that_has_sites_and_no_cluster(tmp_path: Path) -> None:
+    key = new_key(tmp_path / "key")
+    path = tmp_path / "config.yaml"
+    (tmp_path / "site").write_text(f"{public(key)}\n")
+    (tmp_path / "site").chmod(0o644)
+    path.write_text(
+        f'version: 1\nssh_server: {{listen: "127.0.0.1:2222", host_keys: [{key}]}}\n'
+        f"sites: {{factory-7: {{authorized_keys: [{tmp_path}/site]}}}}\n"
+    )
+    result = CliRunner().invoke(main, ["check", "--config", str(path)])
+    assert (result.exit_code, result.stderr) == (0, "")
 
 
 @pytest.mark.usefixtures("material")

@@ -11,10 +11,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from proxy.config import credentials, diff, known_hosts_warnings, references, values
+from proxy.config import credentials, diff, known_hosts_warnings, loader, references, values
 from proxy.config.credentials import Scrutiny
 from proxy.config.keys import Kind
 from proxy.config.model import Config, GatewayConfig, SiteConfig, SshServerConfig
+from proxy.errors import ConfigError
 from proxy.runtime.endpoint import Endpoint
 from tests.support.ssh_keys import hash_hosts, new_key, public, sign
 
@@ -247,6 +248,16 @@ def test_a_host_key_that_the_service_may_not_read_is_given_to_it(
     finally:
         os.seteuid(0)
     assert hint.endswith(f"chown kubemux {path}")
+
+
+def test_the_example_of_a_host_key_is_the_file_that_keygen_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for the service: a credential would be a copy."""
+    monkeypatch.setenv("INVOCATION_ID", "1")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    with pytest.raises(ConfigError) as caught:
+        loader.parse(b'version: 1\nssh_server: {listen: "127.0.0.1:2222"}\n', "file", Scrutiny.NONE)
+    [problem] = caught.value.problems
+    assert problem.hint.startswith("add host_keys: [/etc/kubemux/ssh_host_ed25519_key]")
 
 
 def test_each_file_is_named_once(tmp_path: Path) -> None:

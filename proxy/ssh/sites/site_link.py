@@ -104,7 +104,9 @@ class SiteLink(Link):
         if forward != self.forwards.dynamic:
             with suppress(ChannelRefused):  # ssh knows the forward, but cannot connect to its target
                 one = self.open_channel(forward, origin=_OURSELVES, timeout=timeout, is_needed=False)
-                (await one).close()
+                channel = await one
+                channel.write_eof()  # if it is a SOCKS5 server after all: see `_open_dynamic`
+                channel.close()
             return
         try:
             channel = await self._open_dynamic(forward, _OURSELVES, timeout, is_needed=False)

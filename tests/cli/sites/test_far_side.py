@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
 import shutil
@@ -15,8 +16,12 @@ from ruamel.yaml import YAML
 from proxy.cli.sites.far_side import IMAGE, FarSide
 from proxy.config.matches import Match
 from proxy.runtime.endpoint import Endpoint
+from tests.support.ssh_bed import SshBed, ended
+from tests.support.ssh_keys import public
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIG25Lj4n0D8aLIURa/SFpa7A8g2FaLvQuQSo2glKfmXm"
+
+ANOTHER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIHb7EZTvYeqsbbQwI9DTWNUzKHpjHJvei5PqXM942Lz"
 
 
 def site(
@@ -88,6 +93,28 @@ def test_a_server_at_port_22_and_at_an_ipv6_address() -> None:
     assert read["knownhostscommand"].startswith("/bin/echo [fd00::1]:2222 ")
 
 
+@pytest.mark.sshd
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_site_knows_the_server_by_each_of_its_host_keys(tmp_path: Path, is_first: bool) -> None:
+    """While a host key is replaced, the server has two."""
+    async with SshBed(tmp_path / "bed") as bed:
+        keys = (public(bed.host_key), ANOTHER) if is_first else (ANOTHER, public(bed.host_key))
+        command = site(server=str(bed.address), host_keys=keys).command(str(bed.factory))
+        process = await asyncio.create_subprocess_exec(
+            "sh",
+            "-c",
+            f"exec {command}",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        )
+        try:
+            await bed.logged_in()
+        finally:
+            await ended(process)
+
+
 def verify(folder: Path, unit: str) -> str:
     root = folder / "root"
     units = root / "etc/systemd/system"
@@ -123,8 +150,9 @@ def test_the_exposure_of_the_unit_is_at_most_one_and_a_half(tmp_path: Path) -> N
     assert float(found[1]) <= 1.5
 
 
-def test_all_forms_have_the_same_options() -> None:
-    far_side = site("127.0.0.1:6443", "*:22")
+@pytest.mark.parametrize("host_keys", [(HOST_KEY,), (HOST_KEY, ANOTHER)])
+def test_all_forms_have_the_same_options(host_keys: tuple[str, ...]) -> None:
+    far_side = site("127.0.0.1:6443", "*:22", host_keys=host_keys)
     start = far_side.unit().partition("ExecStart=")[2].partition("\nLoadCredential")[0].replace("\\\n", " ")
     document = YAML(typ="safe").load(far_side.deployment(IMAGE))
     [container] = document["spec"]["template"]["spec"]["containers"]
