@@ -20,7 +20,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import lru_cache, partialmethod
+from functools import lru_cache
 from typing import BinaryIO, Final, Literal, TextIO, cast
 
 import structlog
@@ -58,12 +58,9 @@ _SUSPECT: Final = (
     "authorization",
     "eyj",
     "://",
-    "token=",
-    "password=",
-    "passphrase=",
-    "secret=",
+    "=",
 )
-"""Each pattern above can only match a text with one of these words. Texts without them are not searched.
+"""Each pattern above can only match a text with one of these. Texts without them are not searched.
 
 Six searches in each text took 34 of the 44 microseconds of an entry.
 """
@@ -97,14 +94,20 @@ class _Logger:
     def __init__(self, name: str = "kubemux") -> None:
         self.name = name
 
-    def _write(self, level: str, entry: str) -> None:
-        _sink.write(entry, level)
+    def debug(self, entry: str) -> None:
+        _sink.write(entry, "debug")
 
-    debug = partialmethod(_write, "debug")
-    info = partialmethod(_write, "info")
-    warning = partialmethod(_write, "warning")
-    error = partialmethod(_write, "error")
-    critical = partialmethod(_write, "critical")
+    def info(self, entry: str) -> None:
+        _sink.write(entry, "info")
+
+    def warning(self, entry: str) -> None:
+        _sink.write(entry, "warning")
+
+    def error(self, entry: str) -> None:
+        _sink.write(entry, "error")
+
+    def critical(self, entry: str) -> None:
+        _sink.write(entry, "critical")
 
 
 class _Bridge(logging.Handler):
@@ -208,9 +211,8 @@ def _is_secret(key: str) -> bool:
 
 def _stamped(logger: WrappedLogger, method: str, entry: EventDict) -> EventDict:
     """Put the time, the level and the logger first, in this order."""
-    now = datetime.now(UTC).isoformat(timespec="microseconds")[: -len("+00:00")]
     return {
-        "timestamp": f"{now}Z",
+        "timestamp": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "level": method,
         "logger": logger.name,
         "event": entry.pop("event"),
@@ -218,13 +220,17 @@ def _stamped(logger: WrappedLogger, method: str, entry: EventDict) -> EventDict:
     }
 
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_NUMBERS: Final = frozenset({int, float, bool, type(None)})
 
 
 @lru_cache(maxsize=256)
-def _is_plain(kind: type) -> bool:
-    """Whether JSON has values of this type. A `Reason` becomes text."""
-    return kind in {int, float, bool, type(None)} or issubclass(kind, str)
+def _is_flat(keys: tuple[str, ...], kinds: tuple[type, ...]) -> bool:
+    """Whether JSON takes an entry with these keys and these types of values as it is, and no key says secret.
+
+    A `Reason` becomes text.
+    """
+    return all(kind in _NUMBERS or issubclass(kind, str) for kind in kinds) and not any(map(_is_secret, keys))
 
 
 def _json(logger: WrappedLogger, method: str, entry: EventDict) -> str:  # noqa: ARG001 - structlog's signature
@@ -232,7 +238,7 @@ def _json(logger: WrappedLogger, method: str, entry: EventDict) -> str:  # noqa:
 
     Usually one search through the whole line finds no secret, so its parts need not be searched.
     """
-    if all(map(_is_plain, {*map(type, entry.values())})) and not any(map(_is_secret, entry)):
+    if _is_flat(tuple(entry), tuple(map(type, entry.values()))):
         line = _encode(entry)
         if not _may_have_secrets(line):
             return line
