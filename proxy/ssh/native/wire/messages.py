@@ -47,6 +47,7 @@ _confirmation = Struct(">BIIII")
 _failure = Struct(">BIII")
 _open = Struct(">III")
 _uint32 = Struct(">I")
+_OPEN: Final = bytes((OPEN,))
 
 
 def put_data_header(buffer: memoryview, at: int, recipient: int, size: int) -> None:
@@ -84,11 +85,9 @@ def open_tcpip(
     """
     return b"".join(
         (
-            bytes((OPEN,)),
+            _OPEN,
             _string(kind),
-            _uint32.pack(sender),
-            _uint32.pack(window),
-            _uint32.pack(largest),
+            _open.pack(sender, window, largest),
             _string(target[0].encode()),
             _uint32.pack(target[1]),
             _string(origin[0].encode()),

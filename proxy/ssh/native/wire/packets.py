@@ -63,10 +63,6 @@ class _Keyed:
         """
         return (self._count + self._ahead) % _SEQUENCES
 
-    def _step(self) -> None:
-        self._count = (self._count + 1) % _COUNTERS
-        _counter.pack_into(self._nonce, _COUNTER_AT, self._count)
-
 
 class Sealer(_Keyed):
     """Seals the packets that we send."""
@@ -94,7 +90,8 @@ class Sealer(_Keyed):
         self._aead.encrypt_into(
             self._nonce, source[at - 1 : behind + padding], buffer[start:body], buffer[body:end]
         )
-        self._step()
+        self._count = count = (self._count + 1) % _COUNTERS
+        _counter.pack_into(self._nonce, _COUNTER_AT, count)
         return end
 
 
@@ -134,7 +131,8 @@ class Opener(_Keyed):
             )
         except InvalidTag:
             raise ProtocolError("a packet was altered on its way: its tag does not match") from None
-        self._step()
+        self._count = count = (self._count + 1) % _COUNTERS
+        _counter.pack_into(self._nonce, _COUNTER_AT, count)
         padding = buffer[body]
         if not _LEAST_PADDING <= padding <= length - 2:
             raise ProtocolError(f"a packet of {length} bytes with {padding} bytes of padding")
