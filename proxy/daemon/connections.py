@@ -63,10 +63,10 @@ class Connections:
         self._shared = shared
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks(f"{kind} {name}")
-        self._serving: dict[asyncio.Task[None], Arrival] = {}
+        self.active = 0
+        """The number of client connections now, including those that wait for a channel."""
+        self._serving: dict[Arrival, asyncio.Task[None]] = {}
         """Clients without a relay, or with a relay that does not own the client's socket yet."""
-        self._opening: set[Arrival] = set()
-        """Clients without a relay."""
         self._relays: dict[Relay, Arrival] = {}
         self._why: dict[Arrival, Reason] = {}
         """Why clients without a relay are sent away, if that is not for a drain."""
@@ -76,14 +76,7 @@ class Connections:
         self._idle.set()
 
     def __repr__(self) -> str:
-        return (
-            f"<Connections {self._kind}={self.name} opening={len(self._opening)} relays={len(self._relays)}>"
-        )
-
-    @property
-    def active(self) -> int:
-        """The number of client connections now, including those that wait for a channel."""
-        return len(self._opening) + len(self._relays)
+        return f"<Connections {self._kind}={self.name} active={self.active} relays={len(self._relays)}>"
 
     @property
     def paused(self) -> int:
@@ -105,11 +98,10 @@ class Connections:
             self._turn_away(arrival, Reason.LIMIT, hint)
             return
         self.traffic.opened += 1
-        self._opening.add(arrival)
+        self.active += 1
         self._idle.clear()
         serve = self._serve(arrival, open_channel, allow)
-        task = self._tasks.spawn(serve, name="open", on_end=self._served)
-        self._serving[task] = arrival
+        self._serving[arrival] = self._tasks.spawn(serve, name="open", on_end=lambda _: self._served(arrival))
 
     def refuse(self, arrival: Arrival, reason: Reason, hint: str) -> None:
         """Count a client that cannot be served, and refuse it."""
@@ -122,13 +114,11 @@ class Connections:
         self.traffic.results[reason] += 1
         log.warning("connection refused", **self._fields(arrival), reason=reason, hint=hint)
 
-    def _served(self, task: asyncio.Task[None]) -> None:
-        arrival = self._serving.pop(task)
-        if arrival in self._opening:  # its task was cancelled before it began
-            self._opening.discard(arrival)
+    def _served(self, arrival: Arrival) -> None:
+        if self._serving.pop(arrival, None) is not None:  # its task was cancelled before it began
             reason = self._why.pop(arrival, Reason.SHUTDOWN)
             arrival.refuse(reason)
-            self._ended(arrival, None, self._loop.time(), reason)
+            self._ended(arrival, self._loop.time(), reason)
         elif self._why and (late := self._why.pop(arrival, None)) is not None:  # its relay has started since
             for relay in [one for one, whose in self._relays.items() if whose is arrival]:
                 relay.abort(late)
@@ -136,21 +126,18 @@ class Connections:
     async def _serve(self, arrival: Arrival, open_channel: Open, allow: Allow | None) -> None:
         started = self._loop.time()
         relay: Relay | None = None
-        target: Endpoint | None = None
         reason, message = Reason.SHUTDOWN, ""
         try:
             if allow is not None or arrival.needs_allow:
                 await self._shared.access.require(allow or (), arrival.caller, entry=arrival.entry)
-            channel, target = await open_channel(arrival, started + self._shared.hold_timeout)
-            arrival.target = target
+            channel, arrival.target = await open_channel(arrival, started + self._shared.hold_timeout)
             self.traffic.channel_open.observe(self._loop.time() - started)
             relay = arrival.relay(
                 channel,
                 self.traffic,
                 self._shared.budget,
-                lambda relay: self._relay_ended(relay, arrival, target, started),
+                lambda relay: self._relay_ended(relay, arrival, started),
             )
-            self._opening.discard(arrival)
             self._relays[relay] = arrival
             await relay.start()
         except ProxyError as exc:
@@ -163,15 +150,15 @@ class Connections:
             reason, message = ProxyError.reason, str(exc)
             raise
         finally:
+            del self._serving[arrival]
             if relay is None or not relay.has_started:
                 reason = self._why.pop(arrival, reason)
                 arrival.refuse(reason, message)
-                self._opening.discard(arrival)
                 if relay is not None:
                     self._relays.pop(relay, None)
-                self._ended(arrival, target, started, reason, message=message)
+                self._ended(arrival, started, reason, message=message)
 
-    def _relay_ended(self, relay: Relay, arrival: Arrival, target: Endpoint | None, started: float) -> None:
+    def _relay_ended(self, relay: Relay, arrival: Arrival, started: float) -> None:
         self._relays.pop(relay, None)
         for group in self._leaving:
             group.ended(relay)
@@ -179,7 +166,6 @@ class Connections:
             self.traffic.first_byte.observe(relay.first_byte_at - started)
         self._ended(
             arrival,
-            target,
             started,
             relay.reason or Reason.INTERNAL,
             to_cluster=relay.to_cluster,
@@ -189,7 +175,6 @@ class Connections:
     def _ended(
         self,
         arrival: Arrival,
-        target: Endpoint | None,
         started: float,
         reason: Reason,
         *,
@@ -198,6 +183,7 @@ class Connections:
         message: str = "",
     ) -> None:
         seconds = self._loop.time() - started
+        self.active -= 1
         self.traffic.closed += 1
         arrival.ended(reason)
         self._shared.admission.leave()
@@ -205,8 +191,8 @@ class Connections:
         self.traffic.results[reason] += 1
         self.traffic.connection_duration.observe(seconds)
         fields = self._fields(arrival)
-        if target is not None:
-            fields["target"] = str(target)
+        if arrival.target is not None:
+            fields["target"] = str(arrival.target)
         if message:
             fields["message"] = message
         log.info(
@@ -222,7 +208,9 @@ class Connections:
 
     def _fields(self, arrival: Arrival) -> dict[str, str]:
         """The log's fields about the client: its entry, its identity, and what it asked for."""
-        return {self._kind: self.name, **arrival.fields()}
+        fields = arrival.fields()
+        fields[self._kind] = self.name
+        return fields
 
     # -------------------------------------------------------------------------------------- for the heartbeat
 
@@ -248,13 +236,13 @@ class Connections:
     def end_where(self, why: Callable[[Arrival], Reason | None]) -> int:
         """End the connections for which `why` returns a reason, at once. Returns how many they were."""
         started = {arrival: relay for relay, arrival in self._relays.items() if relay.has_started}
-        serving = {arrival: task for task, arrival in self._serving.items()}
-        ending = {one: reason for one in {**serving, **started} if (reason := why(one)) is not None}
+        everybody = {**self._serving, **started}
+        ending = {one: reason for one in everybody if (reason := why(one)) is not None}
         for arrival, reason in ending.items():
             if arrival in started:
                 started[arrival].abort(reason)
             else:
-                if serving[arrival].cancel():
+                if self._serving[arrival].cancel():
                     self._why[arrival] = reason
         return len(ending)
 

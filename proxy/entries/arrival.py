@@ -45,9 +45,14 @@ class Caller(NamedTuple):
     @property
     def identity(self) -> str:
         """For the log: the proved identities, otherwise the uid, otherwise the address."""
+        return self.known_as or str(self)
+
+    @property
+    def known_as(self) -> str:
+        """The proved identities, otherwise the uid; empty if only the address is known."""
         if self.proved:
             return " ".join(sorted(self.proved))
-        return str(self) if self.uid is None else f"uid:{self.uid}"
+        return "" if self.uid is None else f"uid:{self.uid}"
 
     def is_called(self, name: str) -> bool:
         """Whether `name` is one of its proved identities, its `uid:NUMBER`, its ADDRESS or its
@@ -102,7 +107,8 @@ class Arrival(ABC):
 
     def fields(self) -> dict[str, str]:
         """For the log: the client's entry, its identity, and the requested name."""
-        fields = {"client": str(self.caller), "entry": self.entry, "caller": self.caller.identity}
+        caller, client = self.caller, str(self.caller)
+        fields = {"client": client, "entry": self.entry, "caller": caller.known_as or client}
         if self.asked is not None:
             fields["asked"] = str(self.asked)
         return fields
