@@ -62,21 +62,22 @@ def test_channels_of_users(tmp_path: Path, plane: str) -> None:
             connected("bastion", "node-b:22"),
             connected("narrow", "node-a:22"),
         )
+        # `ended` closes the client's input, which would be another reason.
         one.files.authorized("ops", 'permitopen="node-a:22"')
         reread(daemon)
-        ended(there)
         daemon.wait_for("its reason", lambda: reasons(daemon, "node-b:22") == ["denied"])
+        ended(there)
 
         changed(daemon, lambda config: config["routes"][0].update(allow=["ssh-user:narrow"]))
-        ended(here)
         daemon.wait_for("its reason", lambda: reasons(daemon, "node-a:22") == ["denied"])
+        ended(here)
 
         # The file of keys alone is used, too, when the configuration is refused.
         one.files.authorized("narrow", "no-port-forwarding")
         daemon.config.write_text("{")
         reread(daemon, "reload rejected")
-        ended(other)
         daemon.wait_for("its reason", lambda: reasons(daemon, "node-a:22") == ["denied", "denied"])
+        ended(other)
 
 
 def test_channels_of_sites(tmp_path: Path) -> None:
