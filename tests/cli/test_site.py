@@ -1,4 +1,4 @@
-"""`kubemux site add`: what it writes, what it prints, and what it refuses."""
+"""`kubemux site add`: the files that it writes, its output, and its errors."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def test_an_ssh_server_and_its_key_come_first(desk: Desk) -> None:
 
 
 def test_check_counts_sites_and_users(desk: Desk) -> None:
-    """A file of keys must not be writable for others, and `site add` has made it so."""
+    """The key file of `site add` is not writable for others, so `check` accepts it."""
     desk.config.write_text(desk.before.partition("# what else")[0])
     desk.added("factory-7", public(new_key(desk.folder / "site")))
     new_key(desk.folder / "ops")

@@ -1,4 +1,4 @@
-"""`kubemux site show`: what it prints of a site, and its exit codes."""
+"""`kubemux site show`: its output and its exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The SSH server of a running daemon: its address, its host keys and everybody's keys, and their changes."""
+"""The SSH server of a running daemon: its address, its host keys, its clients' keys, and their changes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Bed:
         self._written.configure(gateways={}, clusters={}, sections=given)
 
     def let_in(self, name: str, *keys: Path) -> None:
-        """Write other keys into the file of `name`, in one step, as tools do."""
+        """Replace the file of `name` with other keys, atomically."""
         new = self.folder / "new"
         new.write_text("".join(f"{ssh_keys.public(key)}\n" for key in keys))
         new.chmod(0o644)
@@ -151,7 +151,7 @@ async def test_files_that_change_are_read_again(tmp_path: Path) -> None:
 
 
 async def test_keys_of_a_missing_file_are_refused(tmp_path: Path) -> None:
-    """Nor does one that others may write to: it may be anybody's."""
+    """Keys of a file that other users may write to are refused, too."""
     async with bed(tmp_path) as one:
         one.keys["ops"].unlink()
         one.keys["edge"].chmod(0o666)
@@ -182,7 +182,7 @@ async def test_a_bad_line_does_not_affect_others(tmp_path: Path) -> None:
 
 
 async def test_a_key_that_is_revoked_ends_its_connection(tmp_path: Path) -> None:
-    """As long as the file can be read, and after that, too."""
+    """The key stays revoked when the file can no longer be read."""
     async with bed(tmp_path) as one:
         revoked = one.folder / "revoked"
         revoked.write_text("# none\n")
@@ -263,7 +263,7 @@ async def test_a_reload_removes_and_adds_the_server(tmp_path: Path) -> None:
 
 
 async def test_host_keys_can_become_readable_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that cannot be read at the start: clients are closed until it can."""
+    """If the file cannot be read at the start, connections are closed until it can."""
     monkeypatch.setattr(served_ssh, "RETRY_S", 0.05)
     one = Bed(tmp_path / "bed")
     aside = one.host_key.rename(one.folder / "aside")

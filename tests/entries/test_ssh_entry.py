@@ -1,4 +1,4 @@
-"""What clients of the SSH server may ask for, and what they are told if they may not."""
+"""The requests that clients of the SSH server may make, and the answers to refused ones."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Request:
 
 
 class Door:
-    """The entry, and whom it has handed on."""
+    """The entry, and the arrivals that it has passed on."""
 
     def __init__(self) -> None:
         self.metrics = Metrics(CollectorRegistry(), version="")

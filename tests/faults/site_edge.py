@@ -1,4 +1,4 @@
-"""The edge of rows in which it is a site: OpenSSH's client with a dynamic forward, instead of an sshd."""
+"""The edge gateway of rows in which it is a site: OpenSSH's client with a dynamic forward, not an sshd."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SPEAKS: Final = ("ServerAliveInterval=1", "ServerAliveCountMax=2", "LogLevel=VER
 
 
 class SiteEdge:
-    """The ssh process of a site, which is started by hand: a service manager would do it within a second."""
+    """The ssh processes of a site. The test starts them in place of a service manager."""
 
     def __init__(self, folder: Path) -> None:
         self.files = SshServerFiles(folder)
         self.via: Endpoint | None = None
-        """Where ssh connects to; None: to the daemon."""
+        """The address to which ssh connects; None for the daemon's."""
         self._log = folder / "ssh.log"
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -33,7 +33,7 @@ class SiteEdge:
         return self.files.listen
 
     def sections(self, **keys: object) -> dict[str, object]:
-        """`ssh_server` and `sites`. RIVAL is another one, which wants the same names."""
+        """`ssh_server` and `sites`. RIVAL is another site, which uses the same names."""
         edge = {**self.files.authorized(NAME), "permit": ["127.0.0.1:*"], **keys}
         return {
             "ssh_server": self.files.sections(),
@@ -41,7 +41,7 @@ class SiteEdge:
         }
 
     def start(self) -> None:
-        """Start one more ssh."""
+        """Start another ssh."""
         options = [word for option in SPEAKS for word in ("-o", option)]
         command = self.files.command(
             NAME, "-N", "-T", "-E", str(self._log), *options, "-R", f"{NAME}:1080", via=self.via
@@ -62,11 +62,11 @@ class SiteEdge:
         oldest.wait()
 
     def authorize(self, name: str) -> None:
-        """Let the key of `name` in as this site's, and no other."""
+        """Authorize only the key of `name` for this site."""
         self.files.authorized(NAME, key=name)
 
     def pause(self) -> None:
-        """Freeze every ssh: the kernel still acknowledges what it gets."""
+        """Freeze every ssh. The kernel still acknowledges received bytes."""
         for process in self._processes:
             process.send_signal(signal.SIGSTOP)
 
@@ -82,13 +82,13 @@ class SiteEdge:
         self._processes.clear()
 
     def sessions(self) -> set[int]:
-        """The process ids of those that run."""
+        """The process ids of the running ssh processes."""
         return {process.pid for process in self._processes if process.poll() is None}
 
     def log(self) -> str:
-        """What every ssh has written so far."""
+        """The output of every ssh so far."""
         return self._log.read_text() if self._log.exists() else ""
 
     def logins(self) -> int:
-        """How often one has been let in."""
+        """How often the site has logged in."""
         return self.log().count("Authenticated to ")

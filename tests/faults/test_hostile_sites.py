@@ -1,4 +1,4 @@
-"""A hostile site beside another one: it floods, or answers in place of SOCKS5 whatever it likes."""
+"""A hostile site beside another site: it floods, or answers garbage in place of SOCKS5."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VISIT_S: Final = 20.0
 
 
 class RogueSite:
-    """Its process, until `stop`."""
+    """The process of the hostile site."""
 
     def __init__(self, bed: Bed, kind: str) -> None:
         files = bed.site.files
@@ -41,7 +41,7 @@ class RogueSite:
             )
 
     async def said(self) -> str:
-        """Its next line. Raises AssertionError if it has ended without one."""
+        """The next line that it prints. Raises AssertionError if it ends without one."""
         assert self._process.stdout, "it was started with a pipe"
         line = (await asyncio.to_thread(self._process.stdout.readline)).strip()
         assert line, self._log.read_text()
@@ -74,7 +74,7 @@ def floods(kind: str) -> Step:
 
 
 async def is_turned_away(port: int) -> bool:
-    """Whether a client gets a reset or an end, and no byte. Raises TimeoutError."""
+    """Whether a client gets a reset or an end of file, and no byte. Raises TimeoutError."""
     with suppress(ConnectionResetError):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
@@ -86,7 +86,7 @@ async def is_turned_away(port: int) -> bool:
 
 
 async def answers(bed: Bed) -> None:
-    """Each client of the hostile site is turned away in time, and its link stays. The probe is the first."""
+    """Each client of the hostile site is refused in time, and the link stays. A probe is the first client."""
     before = await late_turns(bed)
     rogue = await meet(bed, "answers")
     content = json.loads(bed.good)

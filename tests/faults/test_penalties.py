@@ -1,5 +1,5 @@
-"""Several gateways are the same sshd, which refuses an address after failures (PerSourcePenalties). The wrong
-keys of some must not keep the others out.
+"""Several gateways use the same sshd, which refuses an address after failures (PerSourcePenalties). Wrong
+keys of some gateways must not lock out the others.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ async def refuse_six(bed: Bed) -> None:
         ),
     )
     log = await asyncio.to_thread(bed.edge.log)
-    # sshd tells of the first failure of an address only: here of the connection that showed that it is ready.
+    # sshd logs only the first failure of an address: here of the connection that showed that it is ready.
     assert "deferred penalty" in log, "sshd counts the failures of this machine's address"
     assert log.count("Failed publickey") >= len(WRONG)
     assert "activating" not in log, "sshd does not refuse this machine's address"

@@ -1,4 +1,4 @@
-"""Faults of a site: an OpenSSH client that has dialled the daemon, and the network between the two."""
+"""Faults of a site (an OpenSSH client that has dialled the daemon), and of the network between them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.sshd
 
 SHORT: Final = {"interval": "200ms", "max_missed": 2}
 ENDS_S: Final = 5.0
-"""Within these seconds a connection must be closed whose key has been taken away."""
+"""A connection must be closed within these seconds after its key was removed."""
 SILENT: Final = frozenset({"keepalive_timeout"})
 
 
@@ -38,14 +38,14 @@ async def freeze(bed: Bed) -> None:
 
 
 async def thaw(bed: Bed) -> None:
-    """ssh finds its connection closed, and ends; its service manager starts another."""
+    """ssh ends because its connection was closed. The service manager starts it again."""
     await asyncio.to_thread(bed.site.resume)
     await asyncio.to_thread(bed.site.wait_ended)
     await asyncio.to_thread(bed.site.start)
 
 
 async def swallow(bed: Bed) -> None:
-    """The NAT of the site forgets the connection: neither side hears of the other again. Both find out."""
+    """The site's NAT drops the state of the connection: neither side gets a packet again. Both detect it."""
     bed.path.stall()
     await asyncio.to_thread(bed.site.wait_ended)
 
@@ -57,13 +57,13 @@ async def pass_again(bed: Bed) -> None:
 
 
 async def login_refused(bed: Bed) -> dict[str, object]:
-    """What the log says when it has a first login that was refused."""
+    """Wait for the first refused login in the log, and return its entry."""
     await bed.wait_for("a login is refused", lambda: bool(bed.daemon.events("login refused")))
     return bed.daemon.events("login refused")[0]
 
 
 async def take_key(bed: Bed) -> None:
-    """Take the site's key out of its file, and reload. Then the site may not come back, and is told so."""
+    """Remove the site's key from its file, and reload. The site's next logins are refused with a message."""
     bed.site.authorize("nobody")
     await bed.reload()
     loop = asyncio.get_running_loop()
@@ -84,7 +84,7 @@ async def give_key(bed: Bed) -> None:
 
 
 async def claim_name(bed: Bed) -> None:
-    """Another site comes under this one's name, and then under its own but with this one's forward."""
+    """Another site logs in with this site's name, and then with its own name but this site's forward."""
     files = bed.site.files
     async with RemoteSite(files, RIVAL, "-R", f"{NAME}:1080", user=NAME) as other:
         assert "Permission denied" in await other.ended()
@@ -97,7 +97,7 @@ async def claim_name(bed: Bed) -> None:
 
 
 async def visit(bed: Bed) -> None:
-    """Be a new client behind the site."""
+    """Connect a new client through the site."""
     bed.visitors += 1
     reader, writer = await asyncio.open_connection(*bed.plain)
     try:
@@ -109,7 +109,7 @@ async def visit(bed: Bed) -> None:
 
 
 async def take_over(bed: Bed) -> None:
-    """ssh freezes, and the site dials again. Whoever comes then is served, before the silence is noticed."""
+    """ssh freezes, and the site dials again. New clients are served before kubemux detects the dead link."""
     await asyncio.to_thread(bed.site.pause)
     await asyncio.to_thread(bed.site.start)
     await bed.wait_for("a second link", lambda: bed.daemon.metric("kubemux_gateway_links", gateway=NAME) == 2)
@@ -118,7 +118,7 @@ async def take_over(bed: Bed) -> None:
 
 
 async def bury(bed: Bed) -> None:
-    """End the frozen ssh. The newer one stays."""
+    """End the frozen ssh. The newer ssh stays."""
     await asyncio.to_thread(bed.site.stop_oldest)
 
 

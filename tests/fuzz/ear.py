@@ -1,4 +1,4 @@
-"""Checks what the link sends, as a gateway receives it: every packet must open, and none may break a rule."""
+"""Checks the link's packets, as a gateway receives them: each can be decrypted, and follows the protocol."""
 
 from __future__ import annotations
 
@@ -33,9 +33,11 @@ class Ear:
 
     def __init__(self) -> None:
         self.asked: dict[int, int] = {}
-        """By our channel number: our window, for each open that waits for an answer."""
+        """Our window, by our channel number, for each OPEN of ours without an answer."""
         self.wanted: dict[int, tuple[int, int]] = {}
-        """By the peer's channel number: credit and largest packet, for each of its own opens that waits."""
+        """Credit and largest packet, by the peer's channel number, for each OPEN of the peer without an
+        answer.
+        """
         self.channels: dict[int, Known] = {}
         self.is_exchanging = False
         """Whether our KEXINIT has come and our NEWKEYS has not: no channel message may come (RFC

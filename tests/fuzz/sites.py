@@ -1,8 +1,9 @@
-"""What a site says, on any bytes: the answers of its SOCKS5 server, cut into any pieces, and its requests for
+"""Any bytes from a site: the answers of its SOCKS5 server, cut into any pieces, and its requests for
 forwards.
 
-An answer is "more bytes needed" (and few bytes kept), an error, or the first bytes of the target.
-There are never more forwards than allowed, none has another site's name, and a refusal can be printed.
+The result for an answer is "more bytes needed" (and few bytes are kept), an error, or the first bytes of the
+target. There are never more forwards than allowed. No forward has another site's name. A refusal can be
+printed.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def run(data: bytes) -> None:
 
 
 def told(pieces: Iterable[bytes]) -> str | bytes:
-    """The result for a stream: the target's bytes, or a word."""
+    """The result for a stream: the target's bytes, or the name of the error."""
     answer, rest = Answer(f"site {SITE}", TARGET), iter(pieces)
     for piece in rest:
         try:
@@ -78,13 +79,13 @@ def told(pieces: Iterable[bytes]) -> str | bytes:
 
 
 def check(error: Exception) -> None:
-    """It can be printed, and is short."""
+    """Check that a message is short and can be printed."""
     assert str(error).isprintable()
     assert len(str(error)) <= LONGEST_WORDS
 
 
 def ask_for_forwards(choices: Choices) -> None:
-    """Any requests, in any order, beside a model."""
+    """Make any requests in any order, and compare the forwards with a model."""
     forwards = Forwards(SITE, most=MOST, is_taken=lambda name: name == TAKEN)
     known = set[Endpoint]()
     while not choices.is_over:

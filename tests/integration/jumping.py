@@ -1,4 +1,4 @@
-"""A daemon with an SSH server, what its users reach by name, and a desk from which they do."""
+"""A daemon with an SSH server, hosts and clusters that its users reach by name, and the users' machine."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _TLS: Final = b"\x16"
 
 
 class Sums(socketserver.BaseRequestHandler):
-    """`GET /N` is answered by N bytes, as HTTP. Otherwise the client's bytes, up to its end of file, are
-    answered by their checksum. A probe speaks TLS, and is sent away.
+    """Answers `GET /N` with N bytes, as HTTP. Otherwise it reads until the client's end of file, and answers
+    with the checksum. It closes a probe's connection, which speaks TLS.
     """
 
     def handle(self) -> None:
@@ -62,7 +62,7 @@ class Sums(socketserver.BaseRequestHandler):
 
 
 BLOCK: Final = pattern(1 << 20)
-"""What `Sums` sends, again and again."""
+"""The bytes that `Sums` sends repeatedly."""
 
 
 class _Server(socketserver.ThreadingTCPServer):
@@ -83,7 +83,7 @@ def sums() -> Iterator[Endpoint]:
 
 
 def wait_for_port(port: int) -> None:
-    """Wait until a client listens there."""
+    """Wait until a client listens on this port."""
     began = time.monotonic()
     while True:
         with socket.socket() as sock:
@@ -94,7 +94,7 @@ def wait_for_port(port: int) -> None:
 
 
 class Jumping(NamedTuple):
-    """What a test needs."""
+    """The daemon, and the users' machine."""
 
     daemon: Daemon
     files: SshServerFiles
@@ -104,7 +104,7 @@ class Jumping(NamedTuple):
 
 
 def config(files: SshServerFiles, sshd: Sshd) -> str:
-    """The ssh_config of everybody: kubemux is `bastion` for ops, and has each other's own name for others."""
+    """The ssh_config of all users. Host `bastion` is kubemux for ops; other users have their own Host."""
     known = files.folder / "known_hosts_of_nodes"
     known.write_text(f"node-a {ssh_keys.public(sshd.host_key)}\n")
     bastions = "".join(
@@ -123,7 +123,7 @@ def config(files: SshServerFiles, sshd: Sshd) -> str:
 def jumping(
     folder: Path, *, plane: str = "", expected_errors: Collection[str] = (), **more: object
 ) -> Iterator[Jumping]:
-    """Run all of it. `more` are sections of the configuration."""
+    """Run everything. `more` are sections of the configuration."""
     files = SshServerFiles(folder / "ssh")
     with Sshd(folder / "sshd") as sshd, sums() as server:
         cluster: Sections = {
@@ -139,7 +139,7 @@ def jumping(
         }
         host = f"{sshd.host}:{sshd.port}"
         sections: dict[str, object] = {
-            # Without the penalties for logins that fail, which one test would leave to the next.
+            # No penalties: those of one test's failed logins would affect the next test.
             "ssh_server": {**files.sections(), "sources": [{"networks": ["127.0.0.0/8"]}]},
             "users": {user: files.authorized(user, options) for user, options in USERS.items()},
             "sites": {SITE: files.authorized(SITE)},

@@ -1,5 +1,5 @@
-"""Runs the daemon beside servers in the test's own loop: blocking calls run in threads. Also a TLS client,
-and the TCP connections of a process.
+"""Runs the daemon beside servers in the test's own loop. Blocking calls run in threads. Also has a TLS
+client, and lists the TCP connections of a process.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ async def wait_up(daemon: Daemon, *clusters: str, up: bool = True) -> None:
 
 
 async def wait_for_log(daemon: Daemon, event: str, **fields: object) -> dict[str, object]:
-    """Wait for an entry of the log with that event and those fields; returns the first."""
+    """Wait for a log entry with this event and these fields. Returns the first."""
 
     def found() -> list[dict[str, object]]:
         return [entry for entry in daemon.events(event) if fields.items() <= entry.items()]

@@ -1,4 +1,4 @@
-"""A daemon with an SSH server, sites and an entry, and what a site can reach."""
+"""A daemon with an SSH server, sites and an entry, and servers that a site can reach."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALL: Sections = {"permit": ["127.0.0.1:*", "kube:*"]}
 
 
 class Bed(NamedTuple):
-    """What a test needs."""
+    """The daemon and its sites."""
 
     daemon: Daemon
     files: SshServerFiles
@@ -31,12 +31,12 @@ class Bed(NamedTuple):
     sections: dict[str, object]
 
     def ssh(self, name: str, *forwards: str, user: str | None = None) -> RemoteSite:
-        """The ssh of a site, with these forwards."""
+        """Run the ssh of a site with these forwards."""
         args = [word for forward in forwards for word in ("-R", forward)]
         return RemoteSite(self.files, name, *args, user=user)
 
     async def ask(self, host: str, payload: bytes = b"") -> tuple[str, bytes]:
-        """CONNECT to `host`; see `tests.integration.test_by_name.ask`."""
+        """Send a CONNECT request for `host`: see `tests.integration.test_by_name.ask`."""
         return await ask(self.proxy, host, payload)
 
     def told(self, name: str) -> dict[str, Any]:
@@ -45,18 +45,18 @@ class Bed(NamedTuple):
         return next(site for site in sites if site["name"] == name)
 
     async def until(self, name: str, what: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Wait until this holds for the site in `/status`; returns it."""
+        """Wait until `holds` is true for the site in `/status`. Returns the site."""
         await asyncio.to_thread(self.daemon.wait_for, what, lambda: holds(self.told(name)))
         return self.told(name)
 
     async def links(self, name: str, number: int) -> list[dict[str, Any]]:
-        """Wait until the site has so many links that serve; returns them."""
+        """Wait until the site has so many serving links. Returns them."""
         what = f"{number} links of {name}"
         site = await self.until(name, what, lambda site: len(site["links"]) == number)
         return cast("list[dict[str, Any]]", site["links"])
 
     async def reload(self, clusters: Sections | None = None, **sections: object) -> None:
-        """Change these sections, and let the daemon read them."""
+        """Change these sections, and reload."""
         before = len(self.daemon.events("reloaded"))
         self.daemon.configure(gateways={}, clusters=clusters or {}, sections={**self.sections, **sections})
         self.daemon.signal(signal.SIGHUP)
@@ -74,8 +74,8 @@ async def bed(
     options: Mapping[str, str] | None = None,
     **more: object,
 ) -> AsyncIterator[Bed]:
-    """A daemon with these sites, each with a key of its own; `options` are those of keys, `more` arguments of
-    `running`.
+    """A daemon with these sites, each with its own key. `options` are the options of the keys, `more`
+    arguments of `running`.
     """
     files, proxy = SshServerFiles(folder / "ssh"), Endpoint("127.0.0.1", free_port())
     sections: dict[str, object] = {

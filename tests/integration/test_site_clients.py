@@ -1,4 +1,4 @@
-"""dropbear's and PuTTY's clients as sites, by the commands of sites.md: they have fixed forwards alone."""
+"""dropbear's and PuTTY's clients as sites, with the commands of sites.md. They have only fixed forwards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.sshd, pytest.mark.ssh_clients]
 
 
 def of_the_page(client: str) -> str:
-    """The block of sites.md that has this client."""
+    """The code block of sites.md with this client."""
     section = pages.read("docs/sites.md").partition("\n## Other clients\n")[2].partition("\n## ")[0]
     [block] = [one for one in section.split("```sh\n")[1:] if client in one.partition("```")[0]]
     return block.partition("```")[0]

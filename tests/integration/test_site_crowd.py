@@ -1,4 +1,4 @@
-"""Logins of a site that are ended: there are too many without a forward, or the key is not valid any more."""
+"""kubemux ends logins of a site: too many have no forward, or the key is no longer valid."""
 
 from __future__ import annotations
 

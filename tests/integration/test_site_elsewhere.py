@@ -1,5 +1,5 @@
-"""A site on a machine of its own, in a network namespace: its address changes, its network is away, and so is
-the whole machine.
+"""A site on another machine (a network namespace): its address changes, its network fails, the machine
+sleeps.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DIES_S = 60.0
 
 
 async def dial(files: SshServerFiles, far: FarSshd, ours: str) -> Process:
-    """Start the site's ssh on the far machine; it notices a silent connection by itself, too."""
+    """Start the site's ssh on the far machine, with keepalives of its own."""
     options = ("-o", "ServerAliveInterval=1", "-o", "ServerAliveCountMax=2")
     via = Endpoint(ours, files.listen.port)
     command = files.command(NAME, "-N", "-T", *options, "-R", f"{NAME}:1080", via=via)
@@ -41,14 +41,14 @@ async def dial(files: SshServerFiles, far: FarSshd, ours: str) -> Process:
 
 
 async def ended(ssh: Process) -> str:
-    """Wait until it has ended by itself; returns what it has said."""
+    """Wait until ssh has ended by itself. Returns its output."""
     async with asyncio.timeout(DIES_S):
         _, said = await ssh.communicate()
     return said.decode()
 
 
 async def tunnel(proxy: Endpoint, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection to the sshd on the far machine's loopback, which is reached by the site's name."""
+    """A connection to the sshd on the far machine's loopback, by a name at the site."""
     reader, writer = await asyncio.open_connection(*proxy)
     writer.write(f"CONNECT {NAME}:{port} HTTP/1.1\r\n\r\n".encode())
     async with asyncio.timeout(DIES_S):
@@ -57,7 +57,7 @@ async def tunnel(proxy: Endpoint, port: int) -> tuple[asyncio.StreamReader, asyn
 
 
 async def greeting(proxy: Endpoint, port: int) -> bytes:
-    """The first words of that sshd."""
+    """The version line of that sshd."""
     reader, writer = await tunnel(proxy, port)
     try:
         async with asyncio.timeout(DIES_S):
@@ -74,7 +74,7 @@ def site(daemon: Daemon) -> dict[str, Any]:
 
 @asynccontextmanager
 async def bastion(folder: Path, files: SshServerFiles, proxy: Endpoint) -> AsyncIterator[Daemon]:
-    """A daemon that the far machine reaches, whose clients wait for the site."""
+    """A daemon that the far machine can reach. Its clients wait for the site."""
     async with running(
         folder,
         gateways={},
@@ -103,7 +103,9 @@ def far(tmp_path: Path) -> Iterator[FarSshd]:
 
 
 async def test_a_site_whose_address_changes_is_back_at_once(tmp_path: Path, far: FarSshd) -> None:
-    """Neither side is told: packets of the first connection are lost. The second login does not wait."""
+    """Neither side notices the change: packets of the first connection are lost. The second login does not
+    wait for that.
+    """
     files, proxy = SshServerFiles(tmp_path / "ssh"), Endpoint("127.0.0.1", free_port())
     async with bastion(tmp_path / "daemon", files, proxy) as daemon:
         first = await dial(files, far, far.ours)
@@ -126,8 +128,8 @@ async def test_a_site_whose_address_changes_is_back_at_once(tmp_path: Path, far:
 
 
 async def test_a_site_without_network_and_a_closed_lid(tmp_path: Path, far: FarSshd) -> None:
-    """Both sides hear nothing for longer than their keepalives: not even an end. With a closed lid the site's
-    ssh does not run meanwhile, either. Clients wait for the next login.
+    """Both sides receive nothing for longer than their keepalives, not even an end of file. With a closed lid
+    the site's ssh does not run either. Clients wait for the next login.
     """
     files, proxy = SshServerFiles(tmp_path / "ssh"), Endpoint("127.0.0.1", free_port())
     async with bastion(tmp_path / "daemon", files, proxy) as daemon:

@@ -1,4 +1,4 @@
-"""The Deployment of a site, as `kubemux site add` prints it: a real kube-apiserver takes it."""
+"""A real kube-apiserver accepts the Deployment that `kubemux site add` prints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.apiserver
 
 @pytest.mark.parametrize("name", ["factory-7", "a_b.example"])
 def test_kubernetes_accepts_the_deployment(name: str, apiserver: ApiServer, tmp_path: Path) -> None:
-    """The server checks it as when it is created. A misspelt key would be refused by kubectl."""
+    """A dry run: the server checks it as when it is created. kubectl would refuse a misspelt key."""
     server = Endpoint("bastion.example.com", 2222)
     permit = (Match.parse("10.1.0.0/16:22"),)
     printed = FarSide(name, server, ["ssh-ed25519 AAAA"], permit, 1080).deployment(IMAGE)

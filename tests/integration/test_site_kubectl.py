@@ -30,7 +30,7 @@ SECOND: Final = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": N
 
 
 def use(dynamic: Kubectl, fixed: Kubectl) -> None:
-    """Change an object by both ways, and watch it by both."""
+    """Change an object through both forwards, and watch it through both."""
     with dynamic.started(*WATCH) as one, fixed.started(*WATCH) as other:
         dynamic.said("create", "cm", NAME, "--from-literal=a=1")
         both_see("ADDED 1", one, other)

@@ -1,4 +1,4 @@
-"""What a site may have at a time of channels that it asks for, and of forwards. Others do not notice."""
+"""Limits of a site: channels that it opens itself, and forwards. Other sites are not affected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORWARDS: Final = 64
 
 
 async def test_a_channel_too_many_is_refused_and_other_sites_go_on(tmp_path: Path) -> None:
-    """Each site asks for a service that is behind another one (its `-L`), by the name of a cluster."""
+    """Each site opens channels (its `-L`) to a service behind another site, by the name of a cluster."""
     async with Echo() as service:
         asked = {name: Endpoint("127.0.0.1", free_port()) for name in ("few", "many")}
         shared: Sections = {

@@ -1,4 +1,4 @@
-"""Links of sites: several logins of one key, dead ones, reloads, and what the SSH server refuses a site."""
+"""Links of sites: several logins with one key, dead links, reloads, and refusals of the SSH server."""
 
 from __future__ import annotations
 
@@ -90,11 +90,11 @@ REFUSED = {
     "other:1080": "-R other:1080 has the name of another site, and this is edge",
     "kube:9:127.0.0.1:9": "-R kube:9: the options of the key do not allow it",
 }
-"""A forward, and what ssh shows its user."""
+"""The message that ssh prints for each refused forward."""
 
 
 async def ended(ssh: RemoteSite) -> str:
-    """What it prints when kubemux ends it."""
+    """The output of ssh after kubemux has ended the connection."""
     async with ssh:
         return await ssh.ended()
 
@@ -166,7 +166,7 @@ async def test_a_reload_keeps_the_links_of_sites_that_stay(tmp_path: Path) -> No
 
 
 async def test_a_dynamic_forward_without_a_socks5_server_is_refused(tmp_path: Path) -> None:
-    """-R with the site's own name and a target is no SOCKS server."""
+    """-R with the site's own name and a target is not a SOCKS server."""
     async with bed(tmp_path, {"edge": ALL}) as one:
         text = await ended(one.ssh("edge", f"edge:1080:127.0.0.1:{free_port()}"))
         assert "kubemux: -R edge:1080 leads nowhere: " in text

@@ -1,4 +1,4 @@
-"""Many sites that dial at once from one address."""
+"""Many sites dial at once from one address."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COUNT: Final = 60
 
 
 def test_all_sites_come_back_after_a_restart(tmp_path: Path) -> None:
-    """None is turned away, although each dials only once: `sources` lets them wait for their turn."""
+    """All of them log in, although each dials only once: with `sources` they wait for their turn."""
     with dialled(tmp_path, COUNT) as (daemon, fleet):
         back = come_back(daemon, fleet, COUNT)
         assert back.came == fleet.running == COUNT

@@ -1,6 +1,4 @@
-"""Traffic through a site: much of it, many at a time, through key exchanges, and from clients other than
-OpenSSH's.
-"""
+"""Traffic through a site: large transfers, many connections, key exchanges, dropbear and PuTTY."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ MANY: Final = 500
 
 @asynccontextmanager
 async def served(files: SshServerFiles, folder: Path, *servers: Server) -> AsyncIterator[list[Endpoint]]:
-    """A daemon with a site, and a port for each of the servers behind it; yields the ports."""
+    """A daemon with a site, and a port for each server behind it. Yields the ports."""
     ports = [free_port() for _ in servers]
     clusters: dict[str, object] = {
         f"c{n}": cluster(port, server.endpoint, via=NAME, probe={"interval": "10m"})
@@ -67,7 +65,7 @@ async def test_200_megabytes_each_way_while_the_client_changes_keys(tmp_path: Pa
 
 
 async def test_500_connections_at_once(tmp_path: Path) -> None:
-    """Each sends its own bytes and an end, and gets their checksum after that."""
+    """Each client sends its own bytes and an end of file, and then gets their checksum."""
     files = SshServerFiles(tmp_path / "ssh")
     async with (
         Sink() as sink,

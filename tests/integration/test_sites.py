@@ -1,4 +1,4 @@
-"""Sites: a stock OpenSSH client dials in, and clusters and names behind it are reached through it."""
+"""Sites: an OpenSSH client logs in to the daemon, which reaches clusters and hosts through it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""People who jump: stock SSH clients reach clusters and hosts by name through the SSH server, and nothing
-else. On both data planes.
+"""Users of the SSH server: SSH clients reach clusters and hosts by name through it, and nothing else. On both
+data planes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def test_proxyjump_to_a_host_by_name(bed: Jumping) -> None:
 
 
 def test_a_cluster_that_has_no_port_by_its_name(bed: Jumping) -> None:
-    """The upload ends with an end of file, and the answer still comes: half-close."""
+    """The upload ends with an end of file, and the answer arrives after it (half-close)."""
     assert bed.desk.said("printf hello | ssh -W PROD-EU:6443 bastion") == f"{HELLO}\n"
 
 
@@ -93,7 +93,7 @@ def test_many_at_once_through_a_socks_server_of_the_client(bed: Jumping) -> None
 
 
 def test_control_master(bed: Jumping) -> None:
-    """Several clients share one connection."""
+    """Several ssh clients share one connection."""
     logins = len(bed.daemon.events("logged in"))
     said = bed.desk.said(
         "ssh -M -S m -f -N bastion 2>/dev/null\n"
@@ -106,7 +106,7 @@ def test_control_master(bed: Jumping) -> None:
 
 
 def test_vs_code_can_connect(bed: Jumping) -> None:
-    """Remote-SSH gives a script to this command, and reaches what the script starts by the `-D` port."""
+    """Remote-SSH pipes a script into this command, and connects to its server through the `-D` port."""
     port = free_port()
     command = bed.desk.words(
         "ssh", "-T", "-D", str(port), "-o", "ConnectTimeout=15", "-J", "bastion", "node-a", "bash"
@@ -157,7 +157,7 @@ def test_the_examples_of_the_page_work(bed: Jumping) -> None:
 
 @pytest.fixture(scope="module")
 def others(bed: Jumping) -> dict[str, list[str]]:
-    """dropbear's and PuTTY's client, as words up to the host's name."""
+    """The commands of dropbear's and PuTTY's client, up to the host's name."""
     desk, files = bed.desk, bed.files
     known = files.known_hosts.read_text().split(maxsplit=1)[1]
     (desk.home / ".ssh").mkdir()
@@ -274,7 +274,7 @@ def test_a_refused_target_is_reported_with_the_reason(bed: Jumping) -> None:
 
 
 def test_remote_forwards_are_for_sites(bed: Jumping) -> None:
-    """The refusal has no text; the sentence before it is shown by `ssh -v`, and the log has it."""
+    """A refusal has no text. kubemux sends and logs a debug message before it, which `ssh -v` prints."""
     done = bed.desk.typed("ssh -v -N -o ExitOnForwardFailure=yes -R 4000 bastion")
     assert done.returncode == 255
     assert f"debug1: Remote: kubemux: {NO_FORWARD}" in done.stderr.decode().splitlines()
@@ -287,7 +287,7 @@ def test_remote_forwards_are_for_sites(bed: Jumping) -> None:
 
 
 def test_a_forward_that_was_refused_can_be_cancelled(bed: Jumping) -> None:
-    """OpenSSH asks to cancel it although nothing is there. The connection stays, as with sshd."""
+    """OpenSSH also cancels a forward that was refused. The connection stays, as with sshd."""
     said = bed.desk.said(
         "ssh -M -S master -N -f -R 1234:localhost:1 bastion\n"
         "ssh -S master -O cancel -R 1234:localhost:1 bastion\n"

@@ -1,5 +1,5 @@
-"""Users who are connected to the SSH server, while its operator takes something away: a connection, a key, an
-`allow`, the whole daemon.
+"""Connected users of the SSH server while the operator removes something: a connection, a key, an `allow`,
+the whole daemon.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class Clients:
         return process
 
     def connected(self, user: str, *args: str) -> subprocess.Popen[bytes]:
-        """A client with a channel to node-a, on which sshd has said something."""
+        """A client with a channel to node-a, on which sshd has sent its version."""
         process = self.start(*args, "-W", "node-a:22", user)
         assert process.stdout
         assert process.stdout.read(len(BANNER)) == BANNER
         return process
 
     def without_channel(self, user: str) -> subprocess.Popen[bytes]:
-        """A client that is logged in."""
+        """A client that has logged in."""
         logins = self._bed.daemon.events("logged in")
         process = self.start("-N", user)
         self._bed.daemon.wait_for("a login", lambda: len(self._bed.daemon.events("logged in")) > len(logins))
@@ -57,7 +57,7 @@ class Clients:
 
 
 def ended(process: subprocess.Popen[bytes]) -> str:
-    """Wait for the end of a client; returns what it has said."""
+    """Wait for the end of a client. Returns its output."""
     _, said = process.communicate(timeout=SECONDS)
     return said.decode()
 

@@ -1,4 +1,4 @@
-"""A channel paired with a channel: bytes, ends of file and backpressure, with channels of the test's own."""
+"""A relay between two channels: bytes, ends of file and backpressure. The test has its own channels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECONDS = 10.0
 
 
 class Channel:
-    """A channel whose peer is the test: it takes `credit` bytes, and keeps to the rules for a user."""
+    """A channel whose peer is the test: it accepts `credit` bytes, and checks the rules for a user."""
 
     def __init__(self, credit: int = 1 << 30, *, counts_unsent: bool = True) -> None:
         self.counts_unsent = counts_unsent
@@ -33,7 +33,7 @@ class Channel:
         self._is_paused = True
         self.was_told_full = False
         self.largest = 0
-        """The most that was sent in one turn of the loop."""
+        """The maximum number of bytes that were sent in one turn of the loop."""
         self._now = 0
         self._buffer = memoryview(bytearray(16 << 10))
 
@@ -91,7 +91,7 @@ class Channel:
         self._tell()
 
     def says(self, data: bytes) -> None:
-        """Deliver `data` in a buffer that is used again, unless the channel is paused then."""
+        """Deliver `data` in a buffer that is then overwritten, unless the channel is paused."""
         assert not self._is_paused
         assert self.user is not None
         buffer = bytearray(data)
@@ -109,7 +109,7 @@ class Channel:
 
 
 class Pair:
-    """A relay between a client's channel and one to a cluster."""
+    """A relay between a client's channel and a channel to a cluster."""
 
     def __init__(self, client: Channel | None = None, cluster: Channel | None = None) -> None:
         self.client = client or Channel()
@@ -326,7 +326,7 @@ ACTIONS = st.lists(
 async def test_every_byte_arrives_in_order_and_nothing_is_kept(
     actions: list[tuple[str, bool, int]], room: tuple[int, int]
 ) -> None:
-    """Whatever the two peers do within the rules, once both have taken everything."""
+    """For all behaviour of the two peers within the rules, after both have received everything."""
     pair = await Pair(Channel(room[0]), Channel(room[1], counts_unsent=False)).started()
     said = {True: bytearray(), False: bytearray()}
     over: set[bool] = set()

@@ -1,5 +1,5 @@
-"""From a client of our SSH server (`ssh -L`) to what a site has registered (`ssh -R`): two stock OpenSSH
-clients, and a relay from channel to channel between their links. On both data planes.
+"""From a client of our SSH server (`ssh -L`) to a forward of a site (`ssh -R`): two OpenSSH clients, and a
+relay from channel to channel between their links. On both data planes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MiB = 1 << 20
 
 
 class Bastion:
-    """Leads the requests of every client to one site."""
+    """Opens a channel to one site for each request of a client."""
 
     def __init__(self) -> None:
         self.site: Link | None = None
@@ -66,7 +66,7 @@ class Bastion:
 
 
 def is_listening(port: int) -> bool:
-    """Whether somebody accepts a connection, which is closed at once."""
+    """Whether the port accepts a connection, which is closed at once."""
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
@@ -75,7 +75,7 @@ def is_listening(port: int) -> bool:
 async def bastion(
     folder: Path, server: Server, *arguments: str, **options: Any
 ) -> AsyncIterator[tuple[Bastion, Endpoint]]:
-    """A bastion with a site that leads to `server`, and the port of a client that leads to the site.
+    """A bastion with a site in front of `server`. Yields the port of a client (`ssh -L`) to the site.
 
     `arguments` are those of both OpenSSH clients, `options` asyncssh's.
     """
@@ -119,7 +119,7 @@ async def test_a_download_arrives_and_ends(tmp_path: Path) -> None:
 async def test_keys_are_exchanged_often_while_bytes_go_both_ways(
     tmp_path: Path, who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By either side, on the link of the client and on that of the site."""
+    """Each side starts key exchanges, on the link of the client and on the link of the site."""
     begun: dict[object, int] = {}
     new_keys = asyncssh.SSHServerConnection.send_newkeys
 
@@ -138,10 +138,10 @@ async def test_keys_are_exchanged_often_while_bytes_go_both_ways(
 
 
 async def test_a_client_that_does_not_read_uses_windows_and_delays_no_other(tmp_path: Path) -> None:
-    """Nor does its site send without end: what it may send is what it has credit for."""
+    """The site does not send without end either: it sends only as much as it has credit for."""
 
     class Torrent(Server):
-        """Sends without end; a client that sends a line gets it back."""
+        """Sends without end. If a client sends a line, it echoes the line."""
 
         async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             line = await reader.readline()

@@ -1,5 +1,5 @@
-"""A client of our SSH server that floods: one turn of the loop handles a bounded part of it, and what is kept
-for it has a bound. On both data planes.
+"""A client of our SSH server that floods: one turn of the loop handles a bounded number of messages, and the
+memory for them is bounded. On both data planes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FORWARD: Final = Byte(GLOBAL_REQUEST) + String("tcpip-forward") + Boolean(True) 
 
 
 class Turns:
-    """How much is handled in one turn of the loop, at most, and in all."""
+    """Counts handled messages: the most in one turn of the loop, and all."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.most = self.all = 0
@@ -130,7 +130,7 @@ async def test_no_more_than_one_read_waits_for_asyncssh(
 
 
 async def test_forwards_without_end_end_the_link(tmp_path: Path, turns: Turns, data_plane: str) -> None:
-    """Each takes several turns, and the others wait for it."""
+    """Each request takes several turns, and the others wait for it."""
     async with flooded(tmp_path) as (served, client):
         client.flood(FORWARD)
         async with asyncio.timeout(SECONDS):
@@ -140,7 +140,7 @@ async def test_forwards_without_end_end_the_link(tmp_path: Path, turns: Turns, d
 
 
 async def test_a_client_has_at_most_max_channels(tmp_path: Path, data_plane: str) -> None:
-    """The others are refused; those that it has are not forgotten."""
+    """Further requests are refused. The open channels stay."""
     most = 50
     async with Served(tmp_path, max_requests=most) as served:
         conn = await served.client()
@@ -161,7 +161,7 @@ async def test_a_client_has_at_most_max_channels(tmp_path: Path, data_plane: str
 async def test_a_client_that_does_not_read_its_refusals_is_not_heard(
     tmp_path: Path, data_plane: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until it does: then it gets every one."""
+    """The server reads again when the client does: then the client gets every refusal."""
     most = 64 << 10
     for module in (metered, native_plane):
         monkeypatch.setattr(module, "MOST_UNREAD", most)

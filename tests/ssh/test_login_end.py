@@ -1,5 +1,5 @@
-"""The moment in which a client's login is over and its connection becomes ours: what a client sends before it
-has heard that it has logged in.
+"""The moment when a client's login succeeds and our data plane takes over the connection: messages that the
+client sends before it gets USERAUTH_SUCCESS.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ async def served(tmp_path: Path, data_plane: str) -> AsyncIterator[Served]:
 
 
 class Hasty:
-    """A client that sends more right behind the signature that logs it in, in one write."""
+    """A client that sends more bytes in the same write as the signature that logs it in."""
 
     def __init__(self, served: Served, behind: Callable[[Any], None]) -> None:
         self._served = served
@@ -38,7 +38,7 @@ class Hasty:
         self.conn: Any = None
 
     async def come(self) -> Any:
-        """Log in. Raises asyncssh.Error, OSError if the server does not like it."""
+        """Log in. Raises asyncssh.Error, OSError if the server ends the connection."""
         hasty = self
 
         class Owner(asyncssh.SSHClient):
@@ -77,7 +77,7 @@ def is_signed(args: tuple[bytes, ...]) -> bool:
 
 
 async def works(served: Served, conn: Any) -> None:
-    """The link carries a channel of either side."""
+    """Check that the link can carry a channel that either side opens."""
     client = Client()
     client.take_over(conn)
     client.ask(number=1)
@@ -92,7 +92,7 @@ async def works(served: Served, conn: Any) -> None:
 async def test_a_channel_asked_for_too_early_ends_the_connection_or_is_a_request(
     served: Served, data_plane: str, count: int
 ) -> None:
-    """RFC 4252 5.3 leaves it open. asyncssh opens no channel on its own."""
+    """RFC 4252 5.3 allows both. asyncssh itself opens no channel."""
 
     def behind(conn: Any) -> None:
         for number in range(count):
@@ -124,7 +124,7 @@ async def test_unimportant_messages_behind_the_login_are_ignored(served: Served,
 
 
 async def test_a_second_login_is_ignored(served: Served) -> None:
-    """The first may or may not have succeeded; the second is not heard of any more then (RFC 4252 5.1)."""
+    """After a successful login, further requests are ignored (RFC 4252 5.1)."""
 
     def behind(conn: Any) -> None:
         conn.send_packet(USERAUTH_REQUEST, String("somebody"), String("ssh-connection"), String("none"))
@@ -177,7 +177,7 @@ async def test_global_requests_behind_the_login_are_answered_once(served: Served
 
 
 async def test_the_rest_of_a_packet_comes_after_the_takeover(served: Served, data_plane: str) -> None:
-    """Half of a packet is decrypted already, or waits: not a byte of it may be lost or read twice."""
+    """Half of a packet is decrypted already, or waits: no byte may be lost or read twice."""
     conn = cast("Any", await served.client())
     link = await served.link()
     assert link.data_plane == data_plane

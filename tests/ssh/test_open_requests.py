@@ -1,4 +1,4 @@
-"""A client of our SSH server that asks for channels in every way there is. On both data planes."""
+"""Channel requests of a client of our SSH server, valid and invalid ones. On both data planes."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def asking(
     host: bytes = b"node-a",
     port: int = 22,
 ) -> bytes:
-    """What follows the type of an OPEN."""
+    """The fields of an OPEN after the channel type."""
     target = String(host) + UInt32(port) + String("127.0.0.1") + UInt32(4711)
     return String(kind) + UInt32(number) + UInt32(window) + UInt32(largest) + target
 
 
 class Client(Script):
-    """A client that says what the test wants."""
+    """A client that sends the test's messages."""
 
     def ask(self, **more: object) -> None:
         self.send(messages.OPEN, then=asking(**more))  # type: ignore[arg-type]  # as in `asking`
@@ -246,7 +246,7 @@ async def test_nothing_may_be_said_on_a_channel_that_is_not_open_yet(
 async def test_requests_without_end_while_one_is_handled_end_the_link(
     client: Client, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """asyncssh keeps them all, and answers them in a recursion."""
+    """asyncssh keeps all of them, and answers them in a recursion."""
     handled = asyncio.get_running_loop().create_future()
     conn = served.conns[-1]
 
@@ -300,7 +300,7 @@ async def test_host_keys_are_proved_once(tmp_path: Path, data_plane: str, times:
 async def test_numbers_are_reused_and_late_messages_are_dropped(
     client: Client, served: Served, data_plane: str
 ) -> None:
-    """A client may send credit until our CLOSE reaches it. A new channel must not take it for its own."""
+    """A client may send credit until our CLOSE reaches it. A new channel must not use that credit."""
     seen = set()
     for number in range(5):
         client.ask(number=number)
@@ -325,7 +325,7 @@ async def test_numbers_are_reused_and_late_messages_are_dropped(
 
 
 async def test_a_client_may_use_one_number_twice(client: Client, served: Served) -> None:
-    """It confuses nobody but itself: our number tells the channels apart."""
+    """It only confuses itself: our own numbers distinguish the channels."""
     channels = []
     for _ in range(2):
         client.ask(number=7)

@@ -1,5 +1,5 @@
-"""Links whose peer is a client of our SSH server: a stock OpenSSH client that asks for channels (-W, -L) or
-has registered forwards (-R). On both data planes.
+"""Links whose peer is a client of our SSH server: an OpenSSH client that opens channels (-W, -L) or has
+registered forwards (-R). On both data planes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
 
 
 def send(channel: Channel, data: bytes) -> None:
-    """All of it, as if a client's socket had been read."""
+    """Send all bytes, in the way of a client's socket."""
     rest = memoryview(data)
     while rest:
         room = channel.get_buffer(len(rest))
@@ -139,7 +139,7 @@ async def test_a_request_that_outlives_its_link_is_harmless(served: Served) -> N
 
 
 async def test_a_client_that_leaves_gives_the_reason(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not a server that ends links without channels."""
+    """The reason is not that of a server that ends unused links."""
     monkeypatch.setattr("proxy.ssh.link.UNUSED_S", 0.0)
     client = await served.ssh("-N")
     link = await served.link()
@@ -154,7 +154,7 @@ async def test_a_client_that_leaves_gives_the_reason(served: Served, monkeypatch
 
 
 async def test_both_ways_on_one_connection(served: Served) -> None:
-    """A site may ask, too: its -L and -R are in one command."""
+    """A site can also open channels: -L and -R are in one command."""
     async with Echo() as echo:
         local = free_port()
         await served.ssh("-N", "-R", f"kube:6443:{echo.endpoint}", "-L", f"127.0.0.1:{local}:other:80")
@@ -187,7 +187,7 @@ async def test_both_ways_on_one_connection(served: Served) -> None:
 
 
 class Reader(Collector):
-    """Takes one line, and leaves the channel to another user with what has come behind it."""
+    """Reads one line, and passes the channel to another user with the bytes behind the line."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ class Reader(Collector):
 
 @pytest.mark.parametrize("is_late", [False, True], ids=["at once", "when all has come"])
 async def test_a_channel_is_passed_on_with_unread_bytes(served: Served, is_late: bool) -> None:
-    """As SOCKS5 needs it. The windows of both planes are smaller than what follows the line."""
+    """SOCKS5 needs this. The windows of both planes are smaller than the bytes behind the line."""
     data = pattern(2 * MiB)
     client = await served.ssh("-W", "node-a:22")
     channel = (await served.request()).accept()

@@ -1,8 +1,8 @@
 """`python -m tests.support.rogue_site KIND HOST PORT NAME KEY KNOWN_HOSTS`: a hostile site, as a process.
 
-It logs in as NAME, and registers NAME:1080. KIND is one of `floods`, which is sent COUNT times, with a line
-printed after that or when the connection has ended; or `answers`: each channel gets the next
-of ANSWERS from it, where a SOCKS5 server would answer.
+It logs in as NAME, and registers NAME:1080. KIND is a kind of flood, or `answers`. A flood is sent COUNT
+times. After that, or when the connection has ended, a line is printed. With `answers`, each channel gets the
+next of ANSWERS in place of the answer of a SOCKS5 server.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ PORT: Final = 1080
 DRIP_S: Final = 0.05
 _REACHED: Final = b"\5\0\5\0\0\1" + bytes(6)
 ANSWERS: Final = ("nothing", "garbage", "close", "half", "drip", "a megabyte")
-"""How it treats a channel."""
+"""How it answers the channels, in turn."""
 
 Reader = asyncssh.SSHReader[bytes]
 Writer = asyncssh.SSHWriter[bytes]
 
 
 def floods(name: str) -> dict[str, bytes]:
-    """What a site may send without end."""
+    """The messages of each kind of flood."""
     forward = String(name) + UInt32(PORT)
     ends = String("prod") + UInt32(22) + String("127.0.0.1") + UInt32(1)
     numbers = UInt32(7) + UInt32(1 << 20) + UInt32(1 << 15)
@@ -81,7 +81,7 @@ async def _say_anything(how: str, writer: Writer) -> None:
 
 
 async def main(kind: str, host: str, port: str, name: str, key: str, known_hosts: str) -> None:
-    """Until the connection has ended."""
+    """Wait until the connection has ended."""
     conn = await asyncssh.connect(
         host,
         int(port),

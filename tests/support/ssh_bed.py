@@ -28,7 +28,7 @@ WAIT_S = 60.0
 
 
 class Kept(Guest):
-    """A login that the test holds."""
+    """The owner of a login, which records its calls."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -47,14 +47,14 @@ class Kept(Guest):
 
 
 class Ended(NamedTuple):
-    """How ssh ended: its exit code, and what it said."""
+    """The end of ssh: its exit code and its output."""
 
     code: int
     said: str
 
 
 class SshBed:
-    """The server. `files` are its folder's, by name; `people` whose keys are in which of them."""
+    """The server. `files` are the files of its folder, by name. `people` names the files of each identity."""
 
     def __init__(self, folder: Path, **settings: object) -> None:
         folder.mkdir()
@@ -78,7 +78,7 @@ class SshBed:
         )
 
     def authorize(self, kind: str, name: str, *lines: str, **more: object) -> None:
-        """Let the keys of these lines be the user's or site's, from the next `reread` on."""
+        """Write these lines into the authorized_keys file. They are used after the next `reread`."""
         path = self.folder / f"{kind}-{name}"
         path.write_text("".join(f"{line}\n" for line in lines))
         path.chmod(0o644)
@@ -98,7 +98,7 @@ class SshBed:
         return guest
 
     def allow_time(self, seconds: float) -> None:
-        """Let a login take so long, from the next one on."""
+        """Set the deadline of new logins."""
         self.config = self.config.model_copy(update={"login_timeout": seconds})
         self.server.use(self.config, host_keys.read(self.config.host_keys))
 
@@ -124,7 +124,7 @@ class SshBed:
     def command(
         self, key: Path | None, *args: str, user: str = "somebody", port: int | None = None
     ) -> list[str]:
-        """What runs OpenSSH's client with this key."""
+        """The command that runs OpenSSH's client with this key."""
         options = {
             "BatchMode": "yes",
             "IdentitiesOnly": "yes",
@@ -140,7 +140,7 @@ class SshBed:
     async def ssh(
         self, key: Path | None, *args: str, user: str = "somebody", port: int | None = None
     ) -> Ended:
-        """Run OpenSSH's client until it ends by itself; `port` is that of a relay."""
+        """Run OpenSSH's client until it ends by itself. `port` can be the port of a relay."""
         process = await self.start(key, *args, user=user, port=port)
         async with asyncio.timeout(WAIT_S):
             _, said = await process.communicate()
@@ -159,28 +159,28 @@ class SshBed:
         )
 
     async def logged_in(self, count: int = 1) -> Kept:
-        """Wait until so many have logged in; returns the last one."""
+        """Wait until so many clients have logged in. Returns the last one."""
         async with asyncio.timeout(WAIT_S):
             while len(self.guests) < count:
                 await asyncio.sleep(0.01)
         return self.guests[count - 1]
 
     async def quiet(self) -> None:
-        """Wait until nobody is there who has not logged in."""
+        """Wait until every connection has logged in or ended."""
         while self.record.startups:
             await asyncio.sleep(0.01)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection to the server on which the test speaks."""
+        """A plain TCP connection to the server."""
         return await asyncio.open_connection(*self.address)
 
     def plain(self) -> socket.socket:
-        """The same, blocking."""
+        """Like `connect`, but a blocking socket."""
         return socket.create_connection(self.address, timeout=WAIT_S)
 
 
 async def ended(process: asyncio.subprocess.Process) -> None:
-    """End a client, if it has not ended."""
+    """Kill a client that still runs."""
     with suppress(ProcessLookupError):
         process.kill()
     await process.communicate()

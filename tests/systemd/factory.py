@@ -1,5 +1,5 @@
-"""A factory beside a machine: a network of its own, with an API server at 127.0.0.1:6443 and a node `node-a`
-with a real sshd. The machine is bastion.example.com there.
+"""A factory beside a machine: another network, with an API server at 127.0.0.1:6443 and a node `node-a` with
+a real sshd. In that network, the machine is bastion.example.com.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ for address in ("127.0.0.2", 22), ("127.0.0.1", 6443):
 
 
 class Factory:
-    """Its keys and certificates, which exist before the machine boots; and its network and servers."""
+    """Its keys and certificates, which exist before the machine boots, its network and its servers."""
 
     def __init__(self, machine: Machine) -> None:
         folder = machine.root / "etc/ssh"
@@ -60,7 +60,7 @@ class Factory:
         (machine.root / "etc/netns/factory").mkdir(parents=True)
         (machine.root / "etc/netns/factory/hosts").write_text(_HOSTS)
         self.known_hosts = f"node-a.factory-7 {public(new_key(folder / 'node-a'))}\n"
-        """For who asks for the node by name."""
+        """known_hosts for users who ask for the node by name."""
         self.key = new_key(folder / "of_the_site")
         (folder / "authorized_keys").write_text(f"{public(new_key(folder / 'of_a_user'))}\n")
         (folder / "sshd_config").write_text(_SSHD)
@@ -71,7 +71,7 @@ class Factory:
         self._machine = machine
 
     def run(self, *command: str, check: bool = True) -> str:
-        """Run a command in its network; returns what it has said."""
+        """Run a command in its network. Returns the output."""
         return self._machine.run("ip", "netns", "exec", "factory", *command, check=check).stdout
 
     @contextmanager

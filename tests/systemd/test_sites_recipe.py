@@ -1,4 +1,4 @@
-"""The recipe of sites.md, word for word: the shipped unit, and a site in a network of its own."""
+"""The recipe of sites.md, word for word: the shipped unit, and a site in another network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def blocks(heading: str) -> list[str]:
 
 
 def shell(machine: Machine, script: str, *, user: str = "root", stdin: str = "") -> str:
-    """What the commands of `script` print in a user's shell. Each must succeed."""
+    """Run the commands of `script` in a user's shell. Each must succeed. Returns their output."""
     home = "/root" if user == "root" else f"/home/{user}"
     become = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
     given = f"<<'EOF'\n{stdin}\nEOF\n" if stdin else ""
@@ -48,7 +48,7 @@ def until_connected(machine: Machine, sites: int = 1) -> None:
 
 @contextmanager
 def at_the_site(machine: Machine, factory: Factory, *command: str) -> Iterator[None]:
-    """Run a command in the factory, until the block ends; then the site is away."""
+    """Run a command in the factory until the block ends. Then wait until the site is away."""
     with factory.background("env", "HOME=/root", *command):
         until_connected(machine)
         yield
@@ -110,7 +110,7 @@ def test_from_nothing(machine: Machine) -> None:
 
 
 def as_a_user(machine: Machine, factory: Factory) -> None:
-    """A user who has a kubeconfig for the cluster, and a key for the node."""
+    """A user with a kubeconfig for the cluster, and a key for the node."""
     files = {
         "factory.kubeconfig": factory.kubeconfig,
         ".ssh/id_ed25519": (machine.root / "etc/ssh/of_a_user").read_text(),
@@ -123,7 +123,7 @@ def as_a_user(machine: Machine, factory: Factory) -> None:
 
 
 def as_a_service(machine: Machine, unit: str) -> None:
-    """It is started again after a crash. The drop-in puts it into the factory's network."""
+    """The unit restarts ssh after a crash. A drop-in runs it in the factory's network."""
     name = "kubemux-site-factory-7.service"
     (machine.units / name).write_text(unit)
     (machine.units / f"{name}.d").mkdir()
@@ -146,7 +146,7 @@ def as_a_service(machine: Machine, unit: str) -> None:
 
 
 def in_a_pod(machine: Machine, factory: Factory, deployment: str) -> None:
-    """The container's command, as its user, with the key where the Secret is mounted."""
+    """Run the container's command as its user, with the key at the path where the Secret is mounted."""
     pod = YAML(typ="safe").load(deployment)["spec"]["template"]["spec"]
     [container] = pod["containers"]
     uid = str(pod["securityContext"]["runAsUser"])

@@ -1,4 +1,4 @@
-"""What is printed for a site: the real ssh, systemd and kube-apiserver read it."""
+"""The command, unit and Deployment of a site: the real ssh and systemd read them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def site(
 
 
 def as_ssh_reads_it(command: str) -> dict[str, str]:
-    """The options that ssh takes from a command in a shell."""
+    """The options that ssh parses from a shell command."""
     assert "ssh -N -T " in command
     done = subprocess.run(
         ["sh", "-c", command.replace("ssh -N -T ", "ssh -G -F none -N -T ")],

@@ -1,6 +1,6 @@
-"""What failures cost: a running sshd 10 (PerSourcePenalties) and kubemux treat the same clients alike.
+"""Penalties of failures: sshd 10 (PerSourcePenalties) and kubemux treat the same clients in the same way.
 
-Each client comes from an address of its own, which is a source of its own (/32).
+Each client has its own address, which is its own source (/32).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SAME: Final = {
     "max-sources4": "MOST_SOURCES",
     "max-sources6": "MOST_SOURCES",
 }
-"""A word of sshd's PerSourcePenalties, and what it is here."""
+"""The words of sshd's PerSourcePenalties, and the constants of `penalties` with the same meaning."""
 NEW: Final = re.compile(r"ipv4: new (\S+)/32 active penalty of (\d+) seconds")
 LATER: Final = re.compile(r"(\S+)/32: activating ipv4 penalty of (\d+) seconds")
 LOCKED_OUT: Final = b"Not allowed at this time\r\n"
@@ -46,12 +46,12 @@ class Server:
     """kubemux or sshd."""
 
     def __init__(self, one: SshBed | NewerSshd, told: Callable[[], dict[str, int]]) -> None:
-        """`told` says for how many seconds each source was locked out."""
+        """`told` returns for how many seconds each source was locked out, from the log."""
         self.told = told
         self.host_key = one.host_key
         self.stranger = one.folder / "stranger"
         self.locked = ssh_keys.new_key(one.folder / "locked", passphrase="x")  # noqa: S106 - not one
-        """A key that is accepted, and that ssh cannot read without a passphrase."""
+        """An authorized key that ssh cannot read without a passphrase."""
         if isinstance(one, SshBed):
             self.listen, self.user, self.good = one.address, "ops", one.ops
             one.authorize("users", "ops", *map(ssh_keys.public, (self.good, self.locked)))
@@ -62,7 +62,7 @@ class Server:
             ssh_keys.new_key(self.stranger)
 
     async def until_told(self, *sources: str) -> dict[str, int]:
-        """Wait until these sources are locked out; returns for how long each was."""
+        """Wait until these sources are locked out. Returns for how many seconds each is."""
         async with asyncio.timeout(WAIT_S):
             while not set(sources) <= set(self.told()):
                 await asyncio.sleep(0.02)
@@ -78,7 +78,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 async def serving(
     kind: str, folder: Path, patch: pytest.MonkeyPatch, settings: Mapping[str, int], *, grace: int = 60
 ) -> AsyncIterator[Server]:
-    """One of both with these settings, in sshd's words."""
+    """Run sshd or kubemux with these settings, which have sshd's names."""
     if kind == "sshd":
         words = " ".join(f"{word}:{value}s" for word, value in settings.items())
         config = {"PerSourcePenalties": words, "LoginGraceTime": f"{grace}"}
@@ -105,7 +105,7 @@ async def serving(
 
 
 async def ssh(server: Server, host: str, *keys: Path, host_key: Path | None = None) -> str:
-    """What OpenSSH's client says that has tried these keys."""
+    """Try these keys with OpenSSH's client. Returns its output."""
     known = server.good.with_name(f"known_{host}")
     key = ssh_keys.public(host_key or server.host_key)
     known.write_text(f"[{server.listen.host}]:{server.listen.port} {key}\n")
@@ -134,7 +134,7 @@ async def ssh(server: Server, host: str, *keys: Path, host_key: Path | None = No
 
 
 async def say(server: Server, host: str, words: bytes, *, waits: bool = True) -> bytes:
-    """What it says first, and answers to these bytes until it closes (if `waits`)."""
+    """Send bytes to the server. Returns what it sends first; with `waits`, everything until it closes."""
     reader, writer = await asyncio.open_connection(*server.listen, local_addr=(host, 0))
     said = b""
     with suppress(ConnectionError):
@@ -157,7 +157,7 @@ CLIENTS: Final[Mapping[str, tuple[int | None, Client]]] = {
     "an unknown key": (5, lambda one, host: ssh(one, host, one.stranger)),
     "a key that it cannot sign with": (5, lambda one, host: ssh(one, host, one.locked)),
 }
-"""What a client does, and the seconds that this costs its source."""
+"""The behaviour of a client, and the penalty of its source in seconds."""
 
 
 async def test_each_failure_costs_the_same(
@@ -183,7 +183,7 @@ async def test_a_client_that_is_silent_until_the_deadline(
 async def test_failures_add_up_and_lock_one_source_out(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The third failure reaches `min`, and their sum would be above `max`."""
+    """The third failure reaches `min`. The sum would be above `max`."""
     bad, other = source(10), source(11)
     async with serving(kind, tmp_path, monkeypatch, {"authfail": 100, "max": 220, "min": 210}) as server:
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""Clients that have not logged in: how many there may be, for how long, and who is closed out."""
+"""Clients that have not logged in: their number and time are limited, and failing sources are locked out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OWN = [{"networks": ["127.0.0.0/8"], "max_startups": 5000}]
 
 @contextmanager
 def silent(bed: SshBed, count: int, host: str = "127.0.0.1") -> Iterator[list[socket.socket]]:
-    """Clients that connect, and say nothing."""
+    """Clients that connect, and send nothing."""
     socks = [socket.socket() for _ in range(count)]
     try:
         for sock in socks:
@@ -49,7 +49,7 @@ async def received(sock: socket.socket) -> bytes:
 
 
 async def until(bed: SshBed, reason: Reason, count: int = 1) -> None:
-    """Wait until so many have ended so."""
+    """Wait until so many logins have ended with this result."""
     async with asyncio.timeout(WAIT_S):
         while bed.record.results[reason] < count:
             await asyncio.sleep(0.01)
@@ -147,7 +147,7 @@ async def test_a_protocol_error_ends_the_connection(tmp_path: Path, said: bytes,
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_damaged_handshakes_leave_nothing_behind(tmp_path: Path, seed: int) -> None:
-    """What OpenSSH sends first, with bytes changed, cut off, doubled: each ends, and is counted once."""
+    """OpenSSH's first bytes, changed, cut off or doubled: each connection ends, and is counted once."""
     async with SshBed(tmp_path / "bed", sources=OWN) as bed:
         said = await first_words(bed)
         bed.allow_time(1.0)
@@ -179,7 +179,7 @@ async def test_damaged_handshakes_leave_nothing_behind(tmp_path: Path, seed: int
 
 
 async def first_words(bed: SshBed) -> bytes:
-    """What OpenSSH sends before its keys are in use."""
+    """The bytes that OpenSSH sends before encryption."""
     said = bytearray()
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, into: bytearray) -> None:
@@ -252,7 +252,7 @@ async def test_failed_attempts_are_limited(tmp_path: Path) -> None:
 
 
 async def test_many_logins_at_once_from_the_operators_network_are_served(tmp_path: Path) -> None:
-    """They wait for their turn: no more than `max_startups` of them exchange keys at a time."""
+    """They wait for their turn: at most `max_startups` of them exchange keys at a time."""
     async with SshBed(tmp_path / "bed", sources=OWN, max_startups=20, login_timeout="60s") as bed:
         key = asyncssh.generate_private_key("ssh-ed25519")
         bed.authorize("users", "ops", key.export_public_key().decode().strip())

@@ -1,4 +1,6 @@
-"""A login whose key or certificate expires while it is connected ends then, and says why."""
+"""If a key or certificate expires while its client is connected, the login ends, and the client gets the
+reason.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ def by_key(bed: SshBed, when: float) -> None:
 
 
 def by_authority(bed: SshBed, when: float) -> None:
-    """A certificate that is valid for longer, of a CA whose line expires."""
+    """A certificate of a CA whose line expires before the certificate does."""
     text = time.strftime("%Y%m%d%H%M%SZ", time.gmtime(when))
     ca = signed(bed, when + LATER_S)
     bed.authorize("sites", "factory-7", f'cert-authority,expiry-time="{text}" {ssh_keys.public(ca)}')
@@ -39,7 +41,7 @@ def by_certificate(bed: SshBed, when: float) -> None:
 
 
 def signed(bed: SshBed, when: float) -> Path:
-    """Give the site a certificate, valid until then; returns the CA."""
+    """Issue a certificate for the site, valid until `when` (Unix time). Returns the CA."""
     ca = ssh_keys.new_key(bed.folder / "ca")
     until = time.strftime("%Y%m%d%H%M%SZ", time.gmtime(when))
     ssh_keys.sign(bed.factory, ca=ca, principals="factory-7", validity=f"always:{until}")

@@ -1,4 +1,4 @@
-"""What the options of a key and the fields of a certificate let in: OpenSSH's own client and ssh-keygen."""
+"""Options of keys, and fields of certificates, decide about logins of OpenSSH's own client."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.support.ssh_bed import SshBed
 pytestmark = pytest.mark.sshd
 
 OWN: Final = [{"networks": ["127.0.0.0/8"]}]
-"""So that a refusal brings no penalty."""
+"""`sources` with the test's own address, so that refusals cause no penalty."""
 
 
 async def tried(bed: SshBed, key: Path, *args: str, user: str = "somebody") -> Reason | str:
-    """Log in: the reason of a refusal, or the identity."""
+    """Log in. Returns the reason of a refusal, or the identity."""
     with capture_logs() as logs:
         await bed.ssh(key, *args, "true", user=user)
     [line] = [line for line in logs if line["event"] in {"logged in", "login refused"}]
@@ -52,7 +52,7 @@ async def test_options_of_a_key(tmp_path: Path, options: str, outcome: Reason | 
 
 
 class Certified:
-    """A key that is nobody's, and a CA whose certificates with the principals `sre` and `oncall` are."""
+    """An unknown key, and a CA of the users `sre` and `oncall`, whose principals have these names."""
 
     def __init__(self, bed: SshBed, options: str = "") -> None:
         self.bed = bed
@@ -182,7 +182,7 @@ async def test_a_sha1_signature_is_refused(tmp_path: Path) -> None:
 
 
 class Sha1(asyncssh.SSHClient):
-    """A client that signs with SHA-1, whatever the server says that it accepts (RFC 8308 3.1)."""
+    """A client that signs with SHA-1, although the server does not list it (RFC 8308 3.1)."""
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         self._conn = conn

@@ -1,4 +1,4 @@
-"""Who a key is: the decision alone."""
+"""The decision whose a key is, without a connection."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def grant(who: Who, options: str = "", line: int = 1) -> Grant:
 
 
 def key(number: int) -> bytes:
-    """A public key of Ed25519."""
+    """An Ed25519 public key."""
     return b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + number.to_bytes(32)
 
 
@@ -123,7 +123,7 @@ def test_a_key_that_is_another_identitys_ca_is_refused(
 
 
 def test_a_certificate_needs_a_touch_unless_it_says_otherwise_too() -> None:
-    """As sshd: the line's `no-touch-required` is not enough."""
+    """As with sshd, `no-touch-required` of the line alone is not enough."""
     for extension, needs_touch in ((b"permit-pty", True), (b"no-touch-required", False)):
         known, made = _made("no-touch-required", extension)
         assert asked(known, made).options.needs_touch is needs_touch
@@ -136,7 +136,7 @@ def test_a_key_twice_is_as_good_as_its_lines_agree() -> None:
 
 @pytest.fixture(scope="module")
 def certified(tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, dict[str, bytes]]:
-    """A CA that two have, and certificates of it."""
+    """A CA of two identities, and its certificates."""
     folder = tmp_path_factory.mktemp("keys")
     ca, one = (ssh_keys.new_key(folder / name) for name in ("ca", "one"))
     made = {}
@@ -162,7 +162,7 @@ def test_certificates(certified: tuple[Table, dict[str, bytes]]) -> None:
 
 @given(st.data())
 def test_a_certificate_that_is_damaged_is_refused(data: st.DataObject) -> None:
-    """Or reads as one: its signature, which is checked later, covers all of it."""
+    """Or it can still be parsed: then its signature, which is checked later, is wrong."""
     known, made = data.draw(st.shared(st.builds(_made), key="made"))
     blob = bytearray(made)
     cut = data.draw(st.integers(0, len(blob)))
@@ -174,7 +174,7 @@ def test_a_certificate_that_is_damaged_is_refused(data: st.DataObject) -> None:
 
 
 def _made(line: str = "", extension: bytes = b"permit-pty") -> tuple[Table, bytes]:
-    """A certificate without a signature that is worth the name."""
+    """A certificate with a signature that is not valid."""
 
     def text(value: bytes) -> bytes:
         return len(value).to_bytes(4) + value

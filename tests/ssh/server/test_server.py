@@ -79,7 +79,7 @@ async def test_the_options_of_a_key_may_change_while_it_is_connected(tmp_path: P
 
 
 async def test_sessions_and_forwards_are_refused(tmp_path: Path) -> None:
-    """Until an owner takes the login over, every request is refused."""
+    """Without an owner of the login, every request is refused."""
     async with SshBed(tmp_path / "bed") as bed:
         found = await bed.ssh(bed.ops, "-W", "127.0.0.1:22")
         assert "nothing is reached through here" in found.said
@@ -88,7 +88,7 @@ async def test_sessions_and_forwards_are_refused(tmp_path: Path) -> None:
 
 
 async def test_clients_learn_the_next_host_key(tmp_path: Path) -> None:
-    """Two of one kind: the first is used, and OpenSSH's UpdateHostKeys writes down the other."""
+    """With two host keys of one type, the first is used, and OpenSSH's UpdateHostKeys learns the other."""
     async with SshBed(tmp_path / "bed") as bed:
         following = ssh_keys.new_key(bed.folder / "following")
         bed.server.use(bed.config, host_keys.read([bed.host_key, following]))

@@ -1,4 +1,4 @@
-"""Limits before the login, and penalties: values and a clock."""
+"""Limits before the login, and penalties, with a clock of the test."""
 
 from __future__ import annotations
 

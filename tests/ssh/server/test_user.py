@@ -1,4 +1,4 @@
-"""The connection of a user: how many channels it may have, and how it ends. With OpenSSH's client."""
+"""The connection of a user: its limit of channels, and its end. With OpenSSH's client."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.sshd
 
 
 class Bastion:
-    """A bed whose server takes every login for a user's."""
+    """A bed whose server treats every login as a user's."""
 
     def __init__(self, bed: SshBed) -> None:
         self.bed = bed
@@ -73,7 +73,7 @@ def forward() -> str:
 
 
 async def client(forward: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection to the local port of ssh, as soon as that listens."""
+    """A connection to the local port of ssh, as soon as ssh listens."""
     async with asyncio.timeout(WAIT_S):
         while True:
             with suppress(OSError):

@@ -1,4 +1,4 @@
-"""When a site counts as one that comes and goes."""
+"""When a site counts as flapping."""
 
 from __future__ import annotations
 

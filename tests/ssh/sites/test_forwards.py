@@ -1,4 +1,4 @@
-"""The forwards that a site may register, and the sentences about those that it may not."""
+"""The forwards that a site may register, and the messages for refused ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Channels through OpenSSH's client as a site, of clients who do not wait for them."""
+"""Channels through OpenSSH's client as a site, whose clients stop waiting for them."""
 
 from __future__ import annotations
 
