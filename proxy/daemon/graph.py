@@ -66,7 +66,13 @@ class Graph:
         self._told: dict[str, tuple[bool, bool]] = {}
         entry = SshEntry(metrics, lambda arrival: self._switchboard.accept(arrival))
         self.gateways = Gateways(self.shared, self.turns, self._gateway_changed)
-        self.sites = Sites(self.shared, self.turns, self._gateway_changed, on_open=entry.asked)
+        self.sites = Sites(
+            self.shared,
+            self.turns,
+            self._gateway_changed,
+            on_open=entry.asked,
+            on_refused=entry.refused,
+        )
         self.ssh = ServedSsh(
             self.shared,
             self.turns,

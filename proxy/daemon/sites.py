@@ -20,6 +20,7 @@ from proxy.ssh.sites.site import Site
 from proxy.ssh.turns import Turns
 
 OnOpen = Callable[[Session, OpenRequest], None]
+OnRefused = Callable[[Session, Reason, str], None]
 
 _GONE: Final = "kubemux: this site is not configured"
 
@@ -28,15 +29,23 @@ class Sites(Mapping[str, ServedSite]):
     """The sites, by name."""
 
     def __init__(
-        self, shared: Shared, turns: Turns, on_change: Callable[[str], None], *, on_open: OnOpen
+        self,
+        shared: Shared,
+        turns: Turns,
+        on_change: Callable[[str], None],
+        *,
+        on_open: OnOpen,
+        on_refused: OnRefused,
     ) -> None:
         """`on_change` is called with the name of a site after one of its links began to serve or ended.
-        `on_open` is called with each channel request of a site.
+        `on_open` is called with each channel request of a site, `on_refused` with those that are refused
+        before.
         """
         self._shared = shared
         self._turns = turns
         self._on_change = on_change
         self._on_open = on_open
+        self._on_refused = on_refused
         self._sites: dict[str, ServedSite] = {}
 
     def __getitem__(self, name: str) -> ServedSite:
@@ -82,6 +91,7 @@ class Sites(Mapping[str, ServedSite]):
             record=self._shared.metrics.gateway(name),
             is_taken=self._sites.__contains__,
             on_open=self._on_open,
+            on_refused=self._on_refused,
             on_change=partial(self._changed, name),
         )
         self._sites[name] = ServedSite(site, record, self._shared)

@@ -9,6 +9,7 @@ from proxy.config.model import Config, UserConfig
 from proxy.daemon.connections import Shared
 from proxy.entries.ssh_entry import SshEntry
 from proxy.runtime.tasks import Tasks
+from proxy.ssh.open_requests import at_most
 from proxy.ssh.server.session import Guest, Session
 from proxy.ssh.server.user import User
 from proxy.ssh.turns import Turns
@@ -46,10 +47,13 @@ class Users:
             session,
             login,
             partial(self._entry.asked, session),
+            partial(self._entry.refused, session),
             name=f"{login.identity}/{self._number}",
             budget=self._shared.budget,
             turns=self._turns,
-            max_channels=config.users.get(login.name, _REMOVED).max_channels,
+            limit=at_most(
+                config.users.get(login.name, _REMOVED).max_channels, f"users.{login.name}.max_channels"
+            ),
             tasks=self._tasks,
         )
         self._users.add(user)

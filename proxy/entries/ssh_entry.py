@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import structlog
 
 from proxy.config.allow import Rule
@@ -19,10 +21,14 @@ from proxy.relay.channel_relay import ChannelRelay
 from proxy.relay.interfaces import Channel, OnEnd, OpenRequest, Relay
 from proxy.routing.allow import is_allowed
 from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.seldom import Seldom
 from proxy.ssh.server.login import Login
 from proxy.ssh.server.session import Session
 
 log = structlog.get_logger("kubemux.connection")
+
+SELDOM_S: Final = 10.0
+"""Seconds between two lines of the log about channels of one caller that are refused for one reason."""
 
 
 class SshEntry:
@@ -31,6 +37,7 @@ class SshEntry:
     def __init__(self, metrics: Metrics, on_arrival: OnArrival) -> None:
         self._metrics = metrics
         self._on_arrival = on_arrival
+        self._refusals: dict[tuple[str, Reason], Seldom] = {}
         self.closed_because = ""
         """If not empty, every request is refused, and this is the message."""
 
@@ -55,6 +62,28 @@ class SshEntry:
             _refuse(arrival, Reason.DENIED, login.why_not(asked))
         else:
             self._on_arrival(arrival)
+
+    def refused(self, session: Session, reason: Reason, message: str) -> None:
+        """Count a channel that was refused at once: its request is none, or the client has too many.
+
+        One line of the log stands for many: a client may ask for thousands in a second.
+        """
+        login = _login(session)
+        record = self._metrics.entry(SSH)
+        record.opened += 1
+        record.ended(reason)
+        due = self._refusals.setdefault((login.identity, reason), Seldom(SELDOM_S))
+        if channels := due():
+            log.warning(
+                "channels refused",
+                client=str(login.address),
+                entry=SSH,
+                caller=login.identity,
+                reason=reason,
+                message=message,
+                channels=channels,
+                hint=reason.remedy,
+            )
 
 
 def _login(session: Session) -> Login:

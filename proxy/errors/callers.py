@@ -21,8 +21,9 @@ UNSUPPORTED: Final = (
     "unsupported",
     (_C,),
     "a client of a proxy entry asked for what it does not do: a plain HTTP request, SOCKS4, or BIND and "
-    "UDP of SOCKS5",
-    "ask by HTTP CONNECT or SOCKS5: kubectl's proxy-url, curl --proxytunnel; the entry is no web server",
+    "UDP of SOCKS5; or a client of the SSH server for a shell, X11, an agent or a unix socket",
+    "ask by HTTP CONNECT or SOCKS5: kubectl's proxy-url, curl --proxytunnel; the entry is no web server. By "
+    "SSH: ssh -J, -W, -L or -D, with -N",
 )
 HEAD_TIMEOUT: Final = (
     "head_timeout",

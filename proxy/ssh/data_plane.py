@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from proxy.errors import LinkError
+from proxy.errors.reasons import Reason
 from proxy.relay.interfaces import Channel, OpenRequest
 from proxy.runtime.endpoint import Endpoint
 
@@ -72,9 +73,10 @@ class PlaneUser(Protocol):
     def on_open(self) -> Callable[[OpenRequest], None] | None:
         """Called with each channel that the peer asks for. None: all of them are refused."""
 
-    @property
-    def max_requests(self) -> int:
-        """How many channels of the peer's may be open or without an answer."""
+    on_refused: Callable[[Reason, str], None]
+    """Called with the reason and a sentence for each that is refused before `on_open` gets it."""
+    limit: Callable[[int], str]
+    """See `proxy.ssh.open_requests.Limit`."""
 
     def protocol_broken(self, error: LinkError) -> None:
         """The peer broke the protocol; the connection is about to end."""

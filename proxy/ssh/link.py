@@ -24,6 +24,7 @@ from proxy.errors import (
     LinkError,
     MemoryExhausted,
 )
+from proxy.errors.reasons import Reason
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, OpenRequest
 from proxy.runtime.endpoint import Endpoint
@@ -35,6 +36,7 @@ from proxy.ssh.errors import describe_loss, is_hung_up, unused, why_refused
 from proxy.ssh.login.dial import set_user_timeout, unanswered
 from proxy.ssh.login.options import ticks
 from proxy.ssh.login.proxy_command import ProxyCommand
+from proxy.ssh.open_requests import Limit
 from proxy.ssh.opening import Opening
 from proxy.ssh.pace import CROWD, Pace
 from proxy.ssh.planes import take_over
@@ -87,10 +89,6 @@ the server ends unused connections.
 """
 
 
-MAX_REQUESTS: Final = 1000
-"""How many channels a client of our SSH server may have."""
-
-
 class Link:
     """One SSH connection. `closed` is done when it has ended; its result is the reason."""
 
@@ -104,14 +102,16 @@ class Link:
         name: str,
         command: ProxyCommand | None = None,
         on_open: Callable[[OpenRequest], None] | None = None,
-        max_requests: int = MAX_REQUESTS,
+        on_refused: Callable[[Reason, str], None] = lambda *_: None,
+        limit: Limit = lambda _: "",
     ) -> None:
         """For a link to a gateway, `conns` is the jump chain: the last connection is to the gateway. If there
         is a `command`, it carries the first connection.
 
         For a link of a client of our SSH server, `conns` has one connection, and `server` names the client.
-        `on_open` is called with each channel request of the client, but not before this returns. At most
-        `max_requests` of these channels are open or unanswered at a time.
+        `on_open` is called with each channel request of the client, but not before this returns. `limit` says
+        whether the client may open a further one. `on_refused` is called with the requests that `on_open`
+        does not get.
         """
         loop = asyncio.get_running_loop()
         self._conns = conns
@@ -145,7 +145,8 @@ class Link:
         self._on_missed: Callable[[int], None]
         self.closed: asyncio.Future[LinkError] = loop.create_future()
         self.on_open = partial(self._requested, on_open) if on_open else None
-        self.max_requests = max_requests
+        self.on_refused = on_refused
+        self.limit = limit
         internals.check(self._conn)
         for conn in conns:
             internals.forget_login(conn)

@@ -15,6 +15,7 @@ from proxy.errors.reasons import Reason
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, OpenRequest
 from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.text import shown
 from proxy.ssh.metered import SMALLEST_PACKET
 from proxy.ssh.native.wire import messages
 
@@ -39,6 +40,14 @@ _KNOWN: Final = frozenset(
 """Known channel types that kubemux does not support."""
 
 OnRequest = Callable[[OpenRequest], None]
+OnRefused = Callable[[Reason, str], None]
+Limit = Callable[[int], str]
+"""Gets the number of the peer's channels on this link. Returns why it may open no further one, or nothing."""
+
+
+def at_most(most: int, key: str) -> Limit:
+    """A limit for each link. `key` is what sets it, for the message."""
+    return lambda count: f"{key} is {most}, and as many are open" if count >= most else ""
 
 
 class Answers(Protocol):
@@ -83,18 +92,21 @@ class OpenRequests:
         budget: MemoryBudget,
         *,
         on_request: OnRequest | None,
-        most: int,
+        on_refused: OnRefused,
+        limit: Limit,
         on_answered: Callable[[], None],
     ) -> None:
-        """Without `on_request` every request is refused.
+        """Without `on_request` every request is refused. `on_refused` is called with each request that is
+        refused here, before `on_request` would get it.
 
-        `most` is the limit for unanswered requests and open channels together. `on_answered` is called after
-        a refusal.
+        `limit` is asked about unanswered requests and open channels together. `on_answered` is called after
+        a refusal of a request that has waited.
         """
         self._plane = plane
         self._budget = budget
         self._on_request = on_request
-        self._most = most
+        self._on_refused = on_refused
+        self._limit = limit
         self._on_answered = on_answered
         self._waiting: set[Request] = set()
         self._channels: set[Channel] = set()
@@ -115,23 +127,28 @@ class OpenRequests:
         if asked.kind != messages.DIRECT:
             code = messages.PROHIBITED if asked.kind in _KNOWN else messages.UNKNOWN_TYPE
             self._plane.refuse(asked, code, ONLY_FORWARDS)
+            kind = shown(asked.kind[:LONGEST_HOST].decode(errors="replace"))
+            self._on_refused(Reason.UNSUPPORTED, f"a channel of the type {kind}")
             return
         (host, port), (origin, origin_port) = messages.parse_tcpip(asked.rest)
         if len(host) > LONGEST_HOST:
-            text = f"kubemux: {Reason.BAD_REQUEST} (a name of {len(host)} bytes: {LONGEST_HOST} are the most)"
-            self._plane.refuse(asked, messages.CONNECT_FAILED, text)
+            why = f"a name of {len(host)} bytes: {LONGEST_HOST} are the most"
+            self._refuse_now(asked, messages.CONNECT_FAILED, Reason.BAD_REQUEST, why)
         elif asked.largest < SMALLEST_PACKET:
-            text = f"kubemux: packets of {asked.largest} bytes: {SMALLEST_PACKET} are the least"
-            self._plane.refuse(asked, messages.SHORTAGE, text)
-        elif len(self._waiting) + len(self._channels) >= self._most:
-            text = f"kubemux: {Reason.LIMIT} ({self._most} channels of this connection are open already)"
-            self._plane.refuse(asked, messages.SHORTAGE, text)
+            why = f"packets of {asked.largest} bytes: {SMALLEST_PACKET} are the least"
+            self._refuse_now(asked, messages.SHORTAGE, Reason.BAD_REQUEST, why)
+        elif why := self._limit(len(self._waiting) + len(self._channels)):
+            self._refuse_now(asked, messages.SHORTAGE, Reason.LIMIT, why)
         else:
             target = Endpoint(host.decode(errors="replace"), port)
             address = Endpoint(origin[:LONGEST_HOST].decode(errors="replace"), origin_port)
             request = Request(self, asked._replace(rest=b""), target, address)
             self._waiting.add(request)
             self._on_request(request)
+
+    def _refuse_now(self, asked: messages.Open, code: int, reason: Reason, why: str) -> None:
+        self._plane.refuse(asked, code, f"kubemux: {reason} ({why})")
+        self._on_refused(reason, why)
 
     def accept(self, request: Request, asked: messages.Open) -> Channel:
         """See `OpenRequest.accept`."""

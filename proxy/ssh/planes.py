@@ -32,7 +32,8 @@ def _native(conn: Connection, budget: MemoryBudget, turns: Turns, link: PlaneUse
         on_lost=link.lost,
         on_ended=link.channel_ended,
         on_request=link.on_open,
-        max_requests=link.max_requests,
+        on_refused=link.on_refused,
+        limit=link.limit,
     )
 
 
@@ -46,7 +47,8 @@ def _asyncssh(conn: Connection, budget: MemoryBudget, turns: Turns, link: PlaneU
         why_ended=lambda: link.error,
         on_ended=link.channel_ended,
         on_request=link.on_open,
-        max_requests=link.max_requests,
+        on_refused=link.on_refused,
+        limit=link.limit,
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from proxy.config.key_table import Who
 from proxy.entries.arrival import Arrival
@@ -58,20 +59,43 @@ class Door:
     def ask(
         self, host: str, port: int, *, kind: Kind = "user", name: str = "ops", options: Options | None = None
     ) -> Request:
-        session = Session(cast("Host", None))
-        session.login = Login(
-            who=Who(kind, name),
-            asked=name,
-            address=Endpoint("192.0.2.1", 4711),
-            blob=b"",
-            fingerprint="",
-            options=options or Options(),
-            may_forward=options is None or options.may_forward,
-            expires=None,
-        )
         request = Request(Endpoint(host, port))
-        self.entry.asked(session, request)
+        self.entry.asked(session_of(kind, name, options), request)
         return request
+
+
+def session_of(kind: Kind = "user", name: str = "ops", options: Options | None = None) -> Session:
+    """The session of a client that has logged in."""
+    session = Session(cast("Host", None))
+    session.login = Login(
+        who=Who(kind, name),
+        asked=name,
+        address=Endpoint("192.0.2.1", 4711),
+        blob=b"",
+        fingerprint="",
+        options=options or Options(),
+        may_forward=options is None or options.may_forward,
+        expires=None,
+    )
+    return session
+
+
+async def test_refusals_are_counted_and_one_line_of_the_log_stands_for_many() -> None:
+    door = Door()
+    ops, edge = session_of(), session_of("site", "edge")
+    with capture_logs() as logs:
+        for _ in range(1000):
+            door.entry.refused(ops, Reason.LIMIT, "users.ops.max_channels is 1, and as many are open")
+        door.entry.refused(ops, Reason.UNSUPPORTED, "a channel of the type 'session'")
+        door.entry.refused(edge, Reason.LIMIT, "sites.edge.max_channels is 1, and as many are open")
+    record = door.metrics.entry("ssh")
+    assert record.results == {Reason.LIMIT: 1001, Reason.UNSUPPORTED: 1}
+    assert record.active == 0
+    assert [(log["caller"], log["reason"], log["channels"]) for log in logs] == [
+        ("ssh-user:ops", "limit", 1),
+        ("ssh-user:ops", "unsupported", 1),
+        ("site:edge", "limit", 1),
+    ]
 
 
 def test_a_client_is_handed_on_with_its_identity_and_counted() -> None:

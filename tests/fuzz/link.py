@@ -33,6 +33,7 @@ from proxy.ssh.native.valve import Reason
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 from proxy.ssh.native.wire.packets import HEADER, OVERHEAD, Sealer
+from proxy.ssh.open_requests import at_most
 from proxy.ssh.turns import Turns
 from tests.fuzz.border import KEYS, Border, ManualLoop, Wire
 from tests.fuzz.choices import Choices
@@ -126,7 +127,7 @@ class Scenario:
                 on_lost=lambda _: None,
                 on_ended=lambda: None,
                 on_request=self._requests.append,
-                max_requests=REQUESTS,
+                limit=at_most(REQUESTS, "requests"),
             )
         self._plane.round_trip = choices.below(4) / 2  # with a long round trip, windows grow
         self._opened = 0

@@ -44,10 +44,15 @@ async def test_a_channel_too_many_is_refused_and_other_sites_go_on(tmp_path: Pat
             async with few, many:
                 for name in sites:
                     await one.links(name, 1)
+                refused = "kubemux_entry_connections_total"
                 own = [await asyncio.open_connection(*asked["few"]) for _ in range(FEW)]
                 for reader, writer in own:
                     assert await echoes(reader, writer)
                 assert await exchange(asked["few"], b"") == b""  # ssh closes it: it got no channel
+                assert one.daemon.metric(refused, entry="ssh", result="limit") == 1
+                [line] = one.daemon.events("channels refused")
+                assert (line["caller"], line["reason"], line["channels"]) == ("site:few", "limit", 1)
+                assert line["message"] == f"sites.few.max_channels is {FEW}, and as many are open"
                 payload = pattern(10_000)
                 for _ in range(FEW + 1):
                     assert await exchange(asked["many"], payload) == payload
@@ -63,7 +68,7 @@ async def test_a_channel_too_many_is_refused_and_other_sites_go_on(tmp_path: Pat
                 few.process.terminate()
                 said = await few.ended()
     assert said.count("open failed") == 1
-    assert f"resource shortage: kubemux: limit ({FEW} channels of this connection are open already)" in said
+    assert f"kubemux: limit (sites.few.max_channels is {FEW}, and as many are open)" in said
 
 
 async def test_a_site_has_64_forwards(tmp_path: Path) -> None:

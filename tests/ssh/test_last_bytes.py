@@ -60,7 +60,8 @@ class SiteServed(Served):
             turns=self.turns,
             name=SITE,
             on_open=None,
-            max_requests=1,
+            on_refused=lambda *_: None,
+            limit=lambda _: "",
         )
 
 

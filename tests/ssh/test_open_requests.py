@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import LinkError, LinkLost, MemoryExhausted
+from proxy.errors.reasons import Reason
 from proxy.ssh.metered import MOST_QUEUED, SMALLEST_PACKET
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
@@ -115,6 +116,7 @@ async def test_every_other_type_is_refused_in_words(
 ) -> None:
     client.send(messages.OPEN, then=String(kind) + UInt32(9) + UInt32(WINDOW) + UInt32(32768))
     assert await client.refusal() == (9, code, ONLY_FORWARDS)
+    assert served.refusals == [(Reason.UNSUPPORTED, f"a channel of the type {kind!r}")]
     client.ask(number=3)
     assert (await served.request()).target == ("node-a", 22)
 
@@ -130,7 +132,10 @@ async def test_unusable_names_and_packet_sizes_are_refused(
     client: Client, served: Served, asked: dict[str, object], text: str
 ) -> None:
     client.ask(**asked)
-    assert text in (await client.refusal())[2]
+    said = (await client.refusal())[2]
+    assert text in said
+    [(reason, why)] = served.refusals
+    assert (reason, said) == (Reason.BAD_REQUEST, f"kubemux: bad_request ({why})")
     assert served.requests.empty()
     assert served.links[-1].load == 0
 

@@ -13,11 +13,13 @@ from typing import Any, Self
 
 import asyncssh
 
+from proxy.errors.reasons import Reason
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import OpenRequest
 from proxy.runtime.endpoint import Endpoint
-from proxy.ssh.link import MAX_REQUESTS, Link
+from proxy.ssh.link import Link
 from proxy.ssh.metered import Metered
+from proxy.ssh.open_requests import at_most
 from proxy.ssh.turns import Turns
 from tests.support import ssh_keys
 from tests.support.parts import find
@@ -62,12 +64,14 @@ class Served:
         folder: Path,
         on_open: Callable[[OpenRequest], None] | None = None,
         *,
-        max_requests: int = MAX_REQUESTS,
+        max_requests: int = 1000,
         **options: Any,
     ) -> None:
         """Without `on_open`, requests are in `requests`. `options` are asyncssh's."""
         self._folder = folder
         self.requests: asyncio.Queue[OpenRequest] = asyncio.Queue()
+        self.refusals: list[tuple[Reason, str]] = []
+        """Those of which only `on_refused` is told."""
         self._on_open = on_open or self.requests.put_nowait
         self._max_requests = max_requests
         self._options = options
@@ -125,7 +129,8 @@ class Served:
             turns=self.turns,
             name=f"client/{len(self.links)}",
             on_open=self._on_open,
-            max_requests=self._max_requests,
+            on_refused=lambda *refusal: self.refusals.append(refusal),
+            limit=at_most(self._max_requests, "max_channels"),
         )
 
     @property

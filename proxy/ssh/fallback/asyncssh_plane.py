@@ -25,7 +25,7 @@ from proxy.ssh.fallback.asyncssh_channel import AsyncsshChannel
 from proxy.ssh.internals import Connection
 from proxy.ssh.metered import carrier, is_behind
 from proxy.ssh.native.wire import messages
-from proxy.ssh.open_requests import OnRequest, OpenRequests
+from proxy.ssh.open_requests import Limit, OnRefused, OnRequest, OpenRequests
 from proxy.ssh.pace import BULK
 
 HIGH_WATER: Final = 512 << 10
@@ -54,7 +54,8 @@ class AsyncsshPlane:
         why_ended: Callable[[], LinkError | None],
         on_ended: Callable[[], None],
         on_request: OnRequest | None = None,
-        max_requests: int = 0,
+        on_refused: OnRefused = lambda *_: None,
+        limit: Limit = lambda _: "",
     ) -> None:
         self._conn = conn
         self._budget = budget
@@ -75,7 +76,7 @@ class AsyncsshPlane:
         self.bulk = 0
         """Bytes in full packets so far, in both directions."""
         self._requests = OpenRequests(
-            self, budget, on_request=on_request, most=max_requests, on_answered=on_ended
+            self, budget, on_request=on_request, on_refused=on_refused, limit=limit, on_answered=on_ended
         )
         serving.on_open(conn, self._requests.asked)
         internals.on_congestion(conn, HIGH_WATER, self._congested, self._drained)

@@ -27,7 +27,7 @@ from proxy.ssh.native.valve import Reason, Valve
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 from proxy.ssh.native.wire.keys import Keys
-from proxy.ssh.open_requests import OnRequest, OpenRequests
+from proxy.ssh.open_requests import Limit, OnRefused, OnRequest, OpenRequests
 from proxy.ssh.pace import BULK
 from proxy.ssh.turns import Turns
 
@@ -65,13 +65,14 @@ class NativePlane:
         on_lost: Callable[[Exception | None], None],
         on_ended: Callable[[], None],
         on_request: OnRequest | None = None,
-        max_requests: int = 0,
+        on_refused: OnRefused = lambda *_: None,
+        limit: Limit = lambda _: "",
     ) -> None:
         """Take the connection over. Raises Unsupported, and then the connection is as it was.
 
         `on_error` is called when the peer breaks the protocol, before the connection ends; `on_lost` when the
-        transport is gone; `on_ended` when a channel has ended. `on_request` and `max_requests` are as in
-        `OpenRequests`. None of them is called before this has returned.
+        transport is gone; `on_ended` when a channel has ended. `on_request`, `on_refused` and `limit` are
+        as in `OpenRequests`. None of them is called before this has returned.
         """
         self._loop = asyncio.get_running_loop()
         self._budget = budget
@@ -99,7 +100,7 @@ class NativePlane:
         self._keeping: NativeChannel | None = None
         self._kind = messages.FORWARDED if conn.is_server() else messages.DIRECT
         self._requests = OpenRequests(
-            self, budget, on_request=on_request, most=max_requests, on_answered=on_ended
+            self, budget, on_request=on_request, on_refused=on_refused, limit=limit, on_answered=on_ended
         )
         self._flow = Flow(turns)
         self._outgoing = Outgoing(

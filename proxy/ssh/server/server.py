@@ -19,6 +19,7 @@ from proxy.errors import KeyExpired, KeyRemoved, LinkClosed, LinkError
 from proxy.errors.reasons import Reason
 from proxy.metrics.records import LoginRecord
 from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.seldom import Seldom
 from proxy.runtime.tasks import Tasks
 from proxy.runtime.text import printable
 from proxy.ssh.server import host_keys, penalties
@@ -71,9 +72,7 @@ class SshServer:
         self.under_way = 0
         """How many connections from these networks are logging in now."""
         self._sessions: set[Session] = set()
-        self._crowd = 0
-        """Connections that were closed because of the limits since the last log entry about them."""
-        self._crowd_logged_at = float("-inf")
+        self._crowd = Seldom(SELDOM_S)
         self._is_closing = False
         self._watching: asyncio.Task[None] | None = None
         self._tasks = Tasks("ssh server")
@@ -159,18 +158,14 @@ class SshServer:
 
     def _log_crowd(self, source: Source) -> None:
         """Log that connections are closed because of the limits. One entry stands for many connections."""
-        now = self._loop.time()
-        self._crowd += 1
-        if now - self._crowd_logged_at < SELDOM_S:
-            return
-        log.warning(
-            "logins refused",
-            reason=Reason.STARTUPS,
-            source=str(source),
-            clients=self._crowd,
-            hint=Reason.STARTUPS.remedy,
-        )
-        self._crowd, self._crowd_logged_at = 0, now
+        if clients := self._crowd():
+            log.warning(
+                "logins refused",
+                reason=Reason.STARTUPS,
+                source=str(source),
+                clients=clients,
+                hint=Reason.STARTUPS.remedy,
+            )
 
     def _begin(self, options: Options, sock: socket.socket, address: Endpoint, source: Source) -> None:
         self.under_way += source.own is not None

@@ -18,6 +18,7 @@ from proxy.runtime.text import printable
 from proxy.ssh import serving
 from proxy.ssh.errors import is_hung_up
 from proxy.ssh.link import Link
+from proxy.ssh.open_requests import Limit
 from proxy.ssh.server.login import Login
 from proxy.ssh.server.session import Guest, Session
 from proxy.ssh.turns import Turns
@@ -41,11 +42,12 @@ class User(Guest):
         session: Session,
         login: Login,
         on_open: Callable[[OpenRequest], None],
+        on_refused: Callable[[Reason, str], None],
         *,
         name: str,
         budget: MemoryBudget,
         turns: Turns,
-        max_channels: int,
+        limit: Limit,
         tasks: Tasks,
     ) -> None:
         """Call this as soon as the login is complete. All users share `tasks`."""
@@ -59,7 +61,8 @@ class User(Guest):
             turns=turns,
             name=name,
             on_open=on_open,
-            max_requests=max_channels,
+            on_refused=on_refused,
+            limit=limit,
         )
         serving.on_forward(session.conn, self._forward, lambda *_: False)
         self._link.start(KEEPALIVE_S, lambda _: None, self._missed)

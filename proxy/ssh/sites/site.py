@@ -52,6 +52,7 @@ class Site:
         record: GatewayRecord,
         is_taken: Callable[[str], bool],
         on_open: Callable[[Session, OpenRequest], None] | None = None,
+        on_refused: Callable[[Session, Reason, str], None] = lambda *_: None,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """`is_taken(name)` says whether another site has this name. `on_open` is called with each channel
@@ -77,7 +78,9 @@ class Site:
             lambda: self._failure,
             hint=f"kubemux site show {name} says since when, and why",
         )
-        self._visitors = Visitors(self, budget=budget, turns=turns, is_taken=is_taken, on_open=on_open)
+        self._visitors = Visitors(
+            self, budget=budget, turns=turns, is_taken=is_taken, on_open=on_open, on_refused=on_refused
+        )
         self._failure: LinkError | None = None
         self._presence = Presence(name)
         self._lost: Reason | None = None
@@ -255,7 +258,6 @@ class Site:
         links = (*self._links, *self._links.retiring, *(visitor.link for visitor in self._visitors))
         for link in links:
             link.forwards.most = config.max_forwards
-            link.max_requests = config.max_channels
         if has_new_keepalive:
             for visitor in self._visitors:
                 visitor.measure()

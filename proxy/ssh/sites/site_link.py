@@ -9,12 +9,14 @@ from dataclasses import asdict
 from typing import Final
 
 from proxy.errors import ChannelProhibited, ChannelRefused, ChannelTimeout, LinkDown, ProxyError
+from proxy.errors.reasons import Reason
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, ChannelUser, OpenRequest, Pieces
 from proxy.runtime.endpoint import Endpoint
 from proxy.snapshots import SiteLinkSnapshot
 from proxy.ssh.internals import Connection
 from proxy.ssh.link import Link
+from proxy.ssh.open_requests import Limit
 from proxy.ssh.sites.forwards import Forwards
 from proxy.ssh.sites.socks5 import DECLINE, Answer, Declined, question
 from proxy.ssh.turns import Turns
@@ -40,7 +42,8 @@ class SiteLink(Link):
         turns: Turns,
         name: str,
         on_open: Callable[[OpenRequest], None] | None,
-        max_requests: int,
+        on_refused: Callable[[Reason, str], None],
+        limit: Limit,
     ) -> None:
         """`address` is the site's address, `key` the fingerprint of its key. For the other arguments see
         `Link`.
@@ -52,7 +55,8 @@ class SiteLink(Link):
             turns=turns,
             name=name,
             on_open=on_open,
-            max_requests=max_requests,
+            on_refused=on_refused,
+            limit=limit,
         )
         self.forwards = forwards
         self.address = address

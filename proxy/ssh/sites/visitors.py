@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Final
 
+from proxy.errors.reasons import Reason
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import OpenRequest
 from proxy.runtime.tasks import Tasks
+from proxy.ssh.open_requests import at_most
 from proxy.ssh.server.session import Session
 from proxy.ssh.sites.forwards import Forwards
 from proxy.ssh.sites.site_link import SiteLink
@@ -33,6 +35,7 @@ class Visitors:
         turns: Turns,
         is_taken: Callable[[str], bool],
         on_open: Callable[[Session, OpenRequest], None] | None,
+        on_refused: Callable[[Session, Reason, str], None],
     ) -> None:
         """`is_taken(name)` says whether another site has this name. `on_open` is called with each channel
         request of the site.
@@ -42,6 +45,7 @@ class Visitors:
         self._turns = turns
         self._is_taken = is_taken
         self._on_open = on_open
+        self._on_refused = on_refused
         self._visitors: dict[Visitor, None] = {}
         self._numbers = count(1)
         self._tasks = Tasks(f"site {site.name}")
@@ -75,7 +79,8 @@ class Visitors:
             turns=self._turns,
             name=f"{site.name}/{next(self._numbers)}",
             on_open=(lambda request: on_open(session, request)) if on_open else None,
-            max_requests=site.config.max_channels,
+            on_refused=lambda reason, why: self._on_refused(session, reason, why),
+            limit=lambda count: at_most(site.config.max_channels, f"sites.{site.name}.max_channels")(count),
         )
 
     def discard(self, visitor: Visitor) -> None:

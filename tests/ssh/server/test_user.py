@@ -17,6 +17,7 @@ from proxy.relay.interfaces import OpenRequest
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
 from proxy.ssh.native.wire import messages
+from proxy.ssh.open_requests import at_most
 from proxy.ssh.server import user
 from proxy.ssh.server.server import SshServer
 from proxy.ssh.server.session import Session
@@ -47,10 +48,11 @@ class Bastion:
             session,
             session.login,
             self.requests.put_nowait,
+            lambda *_: None,
             name="ssh-user:ops/1",
             budget=self._budget,
             turns=self._turns,
-            max_channels=1,
+            limit=at_most(1, "users.ops.max_channels"),
             tasks=self.tasks,
         )
         self.users.put_nowait(one)
@@ -112,7 +114,7 @@ async def test_one_channel_too_many_is_refused_and_the_others_stay(tmp_path: Pat
         _, said = await process.communicate()
         failed = [line for line in said.decode().splitlines() if "open failed" in line]
         assert [line.partition("open failed: ")[2] for line in failed] == [
-            "resource shortage: kubemux: limit (1 channels of this connection are open already)",
+            "resource shortage: kubemux: limit (users.ops.max_channels is 1, and as many are open)",
             "connect failed: kubemux: enough",
         ]
 
