@@ -28,7 +28,7 @@ from proxy.config.model import (
     RouteConfig,
 )
 from proxy.config.values import Written
-from proxy.daemon import reload
+from proxy.daemon import connections, graph, reload
 from proxy.daemon.daemon import Daemon
 from proxy.daemon.orders import Controller
 from proxy.runtime import logging
@@ -252,6 +252,8 @@ def about(place: Place) -> set[str]:
 async def test_each_key_has_its_effect(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logs: list[tuple[str, str]] = []
     monkeypatch.setattr(logging, "configure", lambda *words: logs.append(words))
+    for module in (connections, graph):  # the time that a server has to end in order: this one may be starved
+        monkeypatch.setattr(module, "HALF_CLOSE_S", 30.0)
     async with AsyncExitStack() as stack:
         echo, elsewhere = [await stack.enter_async_context(Echo()) for _ in range(2)]
         others: dict[Place, object] = {
