@@ -15,7 +15,7 @@ import pytest
 from proxy.runtime.endpoint import Endpoint
 from tests.admin.scripted import Daemon, serving
 
-SECONDS = 10.0
+SECONDS = 30.0
 END = b"Host: localhost\r\nConnection: close\r\n\r\n"
 
 pytestmark = pytest.mark.both_loops

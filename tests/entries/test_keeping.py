@@ -22,7 +22,7 @@ from proxy.entries.listener import Listener
 from proxy.runtime.endpoint import UnixPath
 from proxy.runtime.systemd import Activated
 
-SECONDS = 10.0
+SECONDS = 30.0
 
 
 class Served:

@@ -21,7 +21,7 @@ from tests.support.sshd import Sshd
 
 Edge = Sshd | SiteEdge
 
-SETTLE_S: Final = 20.0
+SETTLE_S: Final = 60.0
 """Seconds to wait for work that still runs: sshd's answers, the dial of a second link, a probe's deadline."""
 
 

@@ -14,7 +14,7 @@ from tests.faults.client import Client, Download, Saw, Upload, Watch
 from tests.faults.doors import Door
 from tests.support.tls import Certificates
 
-LEAVE_S: Final = 10.0
+LEAVE_S: Final = 60.0
 """Seconds that current requests may take when a load ends."""
 
 
@@ -84,7 +84,7 @@ class Load:
             seconds=seconds,
         )
 
-    async def wait_seen(self, kinds: frozenset[Saw], *, seconds: float = 30.0) -> None:
+    async def wait_seen(self, kinds: frozenset[Saw], *, seconds: float = 60.0) -> None:
         """Wait until each client has seen one of these since the load began. Raises AssertionError."""
         await eventually(
             lambda: f"each client of {self.name} sees one of {sorted(kinds)}: {self.clients}",

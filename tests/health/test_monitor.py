@@ -45,7 +45,7 @@ class Watched:
         )
 
     async def change(self) -> ClusterState:
-        return await asyncio.wait_for(self.changes.get(), 10)
+        return await asyncio.wait_for(self.changes.get(), 30)
 
     def sample(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"kubemux_{name}", {"cluster": "prod", **labels})
@@ -163,7 +163,7 @@ async def test_another_reason_for_being_down_is_logged_once() -> None:
     watched = Watched(dial, cluster(NOWHERE, None, interval="10ms", threshold=1))
     with capture_logs() as logs:
         async with watched.running():
-            await asyncio.wait_for(later.wait(), 10)
+            await asyncio.wait_for(later.wait(), 30)
     lines = [
         (line["event"], line["result"], line.get("was")) for line in logs if line["log_level"] == "warning"
     ]
@@ -194,7 +194,7 @@ class Gate:
         raise LinkDown("no link of eu is up")
 
     async def wait(self) -> None:
-        await asyncio.wait_for(self.called.acquire(), 10)
+        await asyncio.wait_for(self.called.acquire(), 30)
 
 
 async def test_probe_soon_probes_now_and_a_burst_of_calls_probes_once() -> None:
@@ -254,7 +254,7 @@ async def test_a_bug_is_a_result_and_monitoring_goes_on() -> None:
             outcome = watched.monitor.outcome
             assert outcome
             assert outcome.result is Result.INTERNAL
-            await asyncio.wait_for(later.wait(), 10)
+            await asyncio.wait_for(later.wait(), 30)
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["probe failed to run"]
 
 
@@ -273,7 +273,7 @@ async def test_the_first_probes_are_spread_and_the_next_jittered(monkeypatch: py
     gate.open.set()
     async with Watched(gate, cluster(NOWHERE, None, interval="10s")).running():
         for _ in range(3):
-            await asyncio.wait_for(slept.acquire(), 10)
+            await asyncio.wait_for(slept.acquire(), 30)
     assert asked[:3] == [(0, 1.0), (0.9, 1.1), (0.9, 1.1)]
 
 
@@ -285,11 +285,11 @@ async def test_a_blocked_loop_is_seen_and_starves_the_beat() -> None:
     lag = Metrics(registry, version="0")
     tasks = Tasks("test")
     tasks.spawn(watch_lag(lag, lambda: beats.put_nowait(loop.time()), interval=0.01), name="lag")
-    await asyncio.wait_for(beats.get(), 10)
+    await asyncio.wait_for(beats.get(), 30)
     calm = registry.get_sample_value("kubemux_event_loop_lag_seconds_sum")
     block(0.2)
     assert beats.empty()
-    await asyncio.wait_for(beats.get(), 10)
+    await asyncio.wait_for(beats.get(), 30)
     blocked = registry.get_sample_value("kubemux_event_loop_lag_seconds_sum")
     await tasks.close()
     assert calm is not None

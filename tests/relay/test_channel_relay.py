@@ -18,7 +18,7 @@ from proxy.relay.channel_relay import ChannelRelay
 from proxy.relay.interfaces import ChannelUser, Relay
 from tests.support.echo import pattern
 
-SECONDS = 10.0
+SECONDS = 30.0
 
 
 class Channel:

@@ -69,7 +69,7 @@ async def test_the_next_channel_goes_around_a_link_that_does_not_answer(sshd: Ss
             await asyncio.gather(waiting, return_exceptions=True)
             gateway.sample()
             assert home.weight, "sshd has answered nothing since"
-            (await home.open_channel(server.endpoint, origin=ORIGIN, timeout=5)).abort()
+            (await home.open_channel(server.endpoint, origin=ORIGIN, timeout=30)).abort()
             assert not home.weight
 
 

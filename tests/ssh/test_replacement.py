@@ -204,7 +204,7 @@ async def test_a_dial_that_began_with_old_files_waits_for_nothing(sshd: Sshd, tm
     gateway._dialler.dial = watched_dial  # type: ignore[assignment,method-assign]
     gateway.start()
     try:
-        await gateway.until(lambda: gateway.links == 1, seconds=5)
+        await gateway.until(lambda: gateway.links == 1)
         assert gateway.metric("gateway_connects_total", result="auth_failed") == 1
     finally:
         await gateway.close()

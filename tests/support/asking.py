@@ -13,7 +13,7 @@ from pathlib import Path
 
 from proxy.runtime.endpoint import Endpoint
 
-SECONDS = 10.0
+SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from proxy.admin.http.connection import Deadlines
 from proxy.admin.http.serving import Serving
 from tests.support.serving import closed
 
-SECONDS = 10.0
+SECONDS = 30.0
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 pytestmark = pytest.mark.both_loops

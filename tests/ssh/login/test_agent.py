@@ -133,7 +133,7 @@ async def test_a_healthy_gateway_of_the_same_sshd_does_not_wait_for_it(
             )
             group.start(dial(config, {}, shared, lambda _: None))
             await hangs.asked()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             healthy = await dial(config_for(sshd), {}, shared, lambda _: None)
         assert group.waiting == count
         await healthy.close()

@@ -43,11 +43,11 @@ def carried(sshd: Sshd, command: str = "", **more: object) -> GatewayConfig:
 
 async def echoes(gateway: Watched, target: Echo, data: bytes) -> bytes:
     loop = asyncio.get_running_loop()
-    channel = await gateway.open_channel(target.endpoint, origin=ORIGIN, hold_until=loop.time() + 10)
+    channel = await gateway.open_channel(target.endpoint, origin=ORIGIN, hold_until=loop.time() + 60)
     with await relayed_socket(channel, gateway.budget) as client:
         sending = loop.create_task(loop.sock_sendall(client, data), name="send")
         got = bytearray()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(got) < len(data):
                 got += await loop.sock_recv(client, 1 << 20)
         await sending

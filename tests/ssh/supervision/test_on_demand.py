@@ -38,7 +38,7 @@ def client(gateway: Watched, target: Endpoint) -> asyncio.Task[Channel]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 
