@@ -64,7 +64,7 @@ class SiteLinkSnapshot(LinkSnapshot):
     """One connection of a site. `server` is `site NAME at HOST:PORT`."""
 
     address: str
-    """`HOST:PORT` that the site has come from."""
+    """The address of the site: `HOST:PORT`."""
     key: str
     """The fingerprint of the key that it has logged in with."""
     forwards: tuple[str, ...]
@@ -129,7 +129,7 @@ class EntrySnapshot:
     listen: str
     listening: bool
     reason: str
-    """Why it does not listen, or lets nobody in; empty if it does."""
+    """Why the entry does not listen, or refuses every client; empty if it works."""
     message: str
     hint: str
     connections: int
@@ -164,7 +164,7 @@ class RouteSnapshot:
     discovery: DiscoverySnapshot | None = None
     """Only for a route to pods."""
     drained: bool = False
-    """Whether it takes no connections since `kubemux drain`."""
+    """Whether it accepts no connections because of `kubemux drain`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ class Loaded(NamedTuple):
     hanging: tuple[Problem, ...] = ()
     """Gateways and clusters that name a file whose disk or server does not answer: nobody could check it."""
     doubts: tuple[Problem, ...] = ()
-    """What is accepted and lets nobody in."""
+    """Warnings about accepted rules that match nobody."""
 
 
 async def load(path: Path) -> Loaded:

@@ -193,7 +193,7 @@ def find(section: type[Section], loc: Loc) -> Key | None:
 def section_at(section: type[Section], loc: Loc) -> type[Section] | None:
     """The section at `loc` below `section`; None if something else is there.
 
-    In `loc`, the name of a gateway or cluster is a step of its own, and so is the number of a route.
+    In `loc`, the name of a gateway or cluster is a separate step, and so is the number of a route.
     """
     kind: object = section
     for step in loc:

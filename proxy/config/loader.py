@@ -35,7 +35,7 @@ def load(path: Path, scrutiny: Scrutiny = Scrutiny.FILES) -> Config:
 
 
 def load_with_doubts(path: Path) -> tuple[Config, list[Problem]]:
-    """Like `load`, but also returns warnings of what is accepted and has no effect."""
+    """Like `load`, but also returns warnings about accepted values without an effect."""
     document = yaml.read(path)
     config = _strict(document, Scrutiny.FILES)
     findings = [*allow_warnings.warnings(config), *unix_files.in_the_way(config), *naming.unused(config)]

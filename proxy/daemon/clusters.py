@@ -17,12 +17,12 @@ from proxy.runtime.endpoint import Local
 
 
 class Clusters(Mapping[str, ServedCluster]):
-    """All of them, by name."""
+    """The clusters, by name."""
 
     def __init__(
         self, shared: Shared, ways: Ways, contexts: Contexts, store: FdStore, on_change: Callable[[], None]
     ) -> None:
-        """`on_change` is called when something has changed that `status` shows."""
+        """`on_change` is called after a change that `status` shows."""
         self._shared = shared
         self._ways = ways
         self._contexts = contexts
@@ -40,7 +40,7 @@ class Clusters(Mapping[str, ServedCluster]):
         return len(self._clusters)
 
     async def add(self, config: Config, names: Collection[str], listeners: Mapping[Local, Listener]) -> None:
-        """Start these clusters; each gets the listener of its address, if `listeners` has one."""
+        """Start these clusters. Each gets the bound listener of its address if `listeners` has it."""
         for name in names:
             one = config.clusters[name]
             self._clusters[name] = ServedCluster(
@@ -56,11 +56,11 @@ class Clusters(Mapping[str, ServedCluster]):
         await asyncio.gather(*(self._clusters[name].start() for name in names))
 
     def retire(self, name: str) -> ServedCluster:
-        """Give a cluster up, and return it: it has connections until the caller has drained it."""
+        """Remove a cluster and return it. The caller must drain its connections."""
         return self._clusters.pop(name)
 
     def reconfigure(self, config: Config, change: Change) -> None:
-        """Use other settings, and the ways of now, for the clusters that stay."""
+        """Use other settings and the current ways for the clusters that stay."""
         for name in (*change.kept, *change.renewed):
             one, cluster = config.clusters[name], self._clusters[name]
             cluster.reconfigure(one, self._ways.of(one), has_changed=name in change.renewed)
@@ -71,7 +71,7 @@ class Clusters(Mapping[str, ServedCluster]):
         return (one for one in self._clusters.values() if one.cluster.config.gateway == way)
 
     def accept_no_more(self) -> None:
-        """Accept no more clients; systemd keeps the sockets for the next process."""
+        """Stop accepting clients. systemd keeps the sockets for the next process."""
         for cluster in self._clusters.values():
             cluster.accept_no_more()
 

@@ -203,7 +203,7 @@ class Daemon:
         await self._close()
 
     def hurry(self) -> None:
-        """Let `stop` wait for clients no longer. The steps after that have deadlines of their own."""
+        """Make `stop` wait for clients no longer. Its later steps have their own deadlines."""
         if not self._hurry.is_set():
             log.warning(
                 "stopping at once", message="second signal", connections=self.graph.shared.admission.active

@@ -16,13 +16,13 @@ from proxy.runtime.endpoint import Local
 
 
 class Entries(Mapping[str, ServedEntry]):
-    """All of them, by name."""
+    """The entries, by name."""
 
     def __init__(
         self, shared: Shared, store: FdStore, on_arrival: OnArrival, on_change: Callable[[], None]
     ) -> None:
-        """`on_arrival` gets each client that asks for something. `on_change` is called when something has
-        changed that `status` shows.
+        """`on_arrival` is called with each client that has sent a valid request. `on_change` is called after
+        a change that `status` shows.
         """
         self._shared = shared
         self._store = store
@@ -40,7 +40,7 @@ class Entries(Mapping[str, ServedEntry]):
         return len(self._entries)
 
     async def add(self, config: Config, names: Collection[str], listeners: Mapping[Local, Listener]) -> None:
-        """Start these entries; each gets the listener of its address, if `listeners` has one."""
+        """Start these entries. Each gets the bound listener of its address if `listeners` has it."""
         for name in names:
             self._entries[name] = ServedEntry(
                 name,
@@ -54,7 +54,7 @@ class Entries(Mapping[str, ServedEntry]):
         await asyncio.gather(*(self._entries[name].start() for name in names))
 
     def retire(self, name: str) -> ServedEntry:
-        """Give an entry up, and return it: the caller closes it."""
+        """Remove an entry and return it. The caller must close it."""
         return self._entries.pop(name)
 
     async def reconfigure(self, config: Config, change: Change) -> None:
@@ -63,10 +63,10 @@ class Entries(Mapping[str, ServedEntry]):
         await asyncio.gather(*(self._entries[name].reconfigure(config.entries[name]) for name in stay))
 
     def accept_no_more(self) -> None:
-        """Accept no more clients; systemd keeps the sockets for the next process."""
+        """Stop accepting clients. systemd keeps the sockets for the next process."""
         for entry in self._entries.values():
             entry.listener.accept_no_more()
 
     async def close(self) -> None:
-        """Close all of them."""
+        """Close every entry."""
         await asyncio.gather(*(entry.close() for entry in self._entries.values()))

@@ -16,10 +16,10 @@ from proxy.ssh.turns import Turns
 
 
 class Gateways(Mapping[str, Gateway | PatternGateway]):
-    """All of them, by name."""
+    """The gateways, by name."""
 
     def __init__(self, shared: Shared, turns: Turns, on_change: Callable[[str], None]) -> None:
-        """`on_change` is called with the name of a gateway when one of its links has come up or ended."""
+        """`on_change` is called with the name of a gateway after one of its links came up or ended."""
         self.handshakes = Handshakes()
         self._shared = shared
         self._turns = turns
@@ -41,11 +41,11 @@ class Gateways(Mapping[str, Gateway | PatternGateway]):
             self._add(config, name)
 
     def retire(self, name: str) -> Gateway | PatternGateway:
-        """Give a gateway up, and return it: it has links until the caller has drained it."""
+        """Remove a gateway and return it. The caller must drain its links."""
         return self._gateways.pop(name)
 
     def reconfigure(self, config: Config, change: Change) -> None:
-        """Use another configuration, in which nothing is left of those that have retired."""
+        """Use another configuration. The caller has already removed the retired gateways."""
         gateways = config.gateways
         for name in (*change.changed, *change.added):
             self._add(config, name)

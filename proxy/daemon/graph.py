@@ -1,4 +1,4 @@
-"""The gateways and clusters that the daemon runs, and how a reload changes them."""
+"""The gateways, sites, clusters, routes and entries of the daemon, and how a reload changes them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from proxy.ssh.turns import Turns
 
 
 class Graph:
-    """Every gateway and every cluster of the daemon."""
+    """The running parts of a configuration."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Graph:
 
     @property
     def is_listening(self) -> bool:
-        """Whether every entry accepts clients, and every cluster that is not drained."""
+        """Whether every entry accepts clients, and every cluster that is not drained does, too."""
         return (
             all(one.is_listening for one in self.clusters.values())
             and all(one.listener.is_bound for one in self.entries.values())
@@ -157,7 +157,7 @@ class Graph:
         )
 
     async def start(self) -> None:
-        """Start to dial the gateways, and to accept clients."""
+        """Begin to dial the gateways and to accept clients."""
         self.gateways.start(self.config)
         self.sites.start(self.config)
         self.routes.reconfigure(self.config)
@@ -223,7 +223,7 @@ class Graph:
         return listeners
 
     def _update(self, plan: Plan) -> None:
-        """Apply new settings to what stays. Gateways come first: the clusters get their ways from them."""
+        """Apply new settings to the parts that stay. Gateways come first: they are the ways of clusters."""
         self.gateways.reconfigure(self.config, plan.gateways)
         timeout = self.config.limits.drain_timeout
         self.sites.reconfigure(self.config, plan.sites, self._retiring, timeout + HALF_CLOSE_S)
@@ -265,7 +265,7 @@ class Graph:
     async def _add(
         self, clusters: Collection[str], entries: Collection[str], listeners: Mapping[Local, Listener]
     ) -> None:
-        """Start these clusters and entries; each gets the listener of its address, if `listeners` has one."""
+        """Start these clusters and entries. Each gets the bound listener of its address from `listeners`."""
         config = self.config
         addresses = [
             *(listen for name in clusters if (listen := config.clusters[name].listen)),
@@ -277,8 +277,8 @@ class Graph:
         )
 
     def _gateway_changed(self, name: str) -> None:
-        """Probe the clusters of a gateway that has come up or gone down. When a gateway that is down fails to
-        dial once more, they need no probe.
+        """Probe the clusters of a gateway that came up or went down. If a dial of a gateway that is down
+        fails again, no probe is needed.
         """
         site = self.sites.get(name)
         gateway = self.gateways.get(name) if site is None else site.site
@@ -294,13 +294,13 @@ class Graph:
     # -------------------------------------------------------------------------------------------- the end
 
     def close_listeners(self) -> None:
-        """Accept no more clients; systemd keeps the sockets for the next process."""
+        """Stop accepting clients. systemd keeps the sockets for the next process."""
         self.clusters.accept_no_more()
         self.entries.accept_no_more()
         self.ssh.accept_no_more()
 
     async def drain(self, budget: float) -> None:
-        """Wait up to `budget` seconds for all client connections to end."""
+        """Wait up to `budget` seconds until all client connections have ended."""
         await asyncio.gather(
             *(one.drain(budget) for one in self._connections()),
             self._retiring.wait(budget),

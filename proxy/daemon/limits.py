@@ -12,7 +12,7 @@ log = structlog.get_logger("kubemux.daemon")
 
 
 def apply(config: Config, shared: Shared) -> None:
-    """Apply them to new connections."""
+    """Apply the limits to new connections."""
     limits = config.limits
     fit = descriptors.for_clients(descriptors.raise_limit(), _sockets(config))
     if fit < limits.max_connections:

@@ -1,9 +1,9 @@
-"""Ends connections that are open, and that a reload, or a changed file of keys, permits no longer.
+"""Ends open connections that are no longer permitted after a reload, or after a file of keys has changed.
 
-That is what the SSH server let in: its clients prove a key, and the key's options, the `allow` lists and the
-site's `permit` hold for as long as a connection lasts. (The SSH server itself ends the logins of keys that
-are no longer accepted.) Callers of other entries are asked once, when they come: to know a uid's groups takes
-a lookup, and one that fails must not cut kubectl.
+This applies only to channels of the SSH server. The options of a client's key, the `allow` lists and the
+site's `permit` must allow a channel as long as it is open. (The SSH server itself ends the logins of keys
+that are no longer accepted.) Callers of other entries are checked only once, when they connect: the groups of
+a uid need a lookup, and a failed lookup must not cut kubectl.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def recheck(
     sites: Mapping[str, ServedSite],
     leaving: Iterable[Connections],
 ) -> None:
-    """End them. The destinations of the `leaving` have no `allow` any more: a reload has removed them."""
+    """End these connections. Connections of `leaving` have no `allow` list: a reload removed their
+    destination.
+    """
 
     def permits(way: str) -> Permits | None:
         return sites[way].site.permits if way in sites else None

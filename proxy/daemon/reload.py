@@ -29,7 +29,7 @@ log = structlog.get_logger("kubemux.reload")
 
 
 class Stopping(ProxyError):
-    """The daemon is being stopped, so it reloads no more."""
+    """The daemon is stopping, so it does not reload."""
 
     reason = Reason.STOPPING
 

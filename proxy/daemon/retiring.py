@@ -1,4 +1,4 @@
-"""What a reload has removed or replaced, until it has ended."""
+"""The gateways, clusters, routes and entries that a reload has removed or replaced, until they have ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from proxy.runtime.tasks import Tasks
 
 
 class Retiring:
-    """It drains. Iteration yields the connections of destinations."""
+    """Drains them. Iteration yields the connections of removed destinations."""
 
     def __init__(self) -> None:
         self._tasks = Tasks("retiring")
@@ -26,19 +26,19 @@ class Retiring:
     def add(
         self, drain: Coroutine[object, object, object], name: str, *, of: Connections | None = None
     ) -> None:
-        """Run `drain` until something has ended; `of` are its connections, if it is a destination."""
+        """Run `drain` of a removed part. `of` are its connections if it is a destination."""
         task = self._tasks.spawn(drain, name=name)
         if of is not None:
             self._connections.add(of)
             task.add_done_callback(lambda _: self._connections.discard(of))
 
     async def wait(self, budget: float) -> None:
-        """Wait up to `budget` seconds for the end of all."""
-        # Each has a drain_timeout of its own, which may be longer: it is that of an earlier configuration.
+        """Wait up to `budget` seconds until all have ended."""
+        # Each has its own drain_timeout, which may be longer: that of an earlier configuration.
         with suppress(TimeoutError):
             async with asyncio.timeout(budget + HALF_CLOSE_S):
                 await self._tasks.wait()
 
     async def close(self) -> None:
-        """End all of it at once."""
+        """End everything at once."""
         await self._tasks.close()

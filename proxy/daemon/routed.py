@@ -25,14 +25,14 @@ WayTo = Callable[[str], Way]
 
 
 class Routed:
-    """One route: the connections of its clients, each to a target of its own."""
+    """One route, and the connections of its clients. Each client has its own target."""
 
     def __init__(
         self, config: RouteConfig, way_to: WayTo, shared: Shared, discovery: Discovery | None
     ) -> None:
         self.config = config
         self.discovery = discovery
-        """The pods that it leads to, if it has `discover`."""
+        """The pods of the route; None without `discover`."""
         self.is_drained = False
         self.connections = Connections("route", config.name, shared.metrics.route(config.name), shared)
         self._way_to = way_to

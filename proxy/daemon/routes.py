@@ -15,7 +15,7 @@ from proxy.health.tls import Contexts
 
 
 class Routes(Mapping[str, Routed]):
-    """All of them, by name."""
+    """The routes, by name."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class Routes(Mapping[str, Routed]):
         contexts: Contexts,
         on_change: Callable[[], None],
     ) -> None:
-        """`clusters` is the daemon's own mapping. `on_change` is called when `status` has changed."""
+        """`clusters` is the daemon's own mapping. `on_change` is called after a change of the status."""
         self._shared = shared
         self._ways = ways
         self._routes: dict[str, Routed] = {}
@@ -41,11 +41,11 @@ class Routes(Mapping[str, Routed]):
         return len(self._routes)
 
     def retire(self, name: str) -> Routed:
-        """Give a route up, and return it: it has connections until the caller has drained it."""
+        """Remove a route and return it. The caller must drain its connections."""
         return self._routes.pop(name)
 
     def reconfigure(self, config: Config) -> None:
-        """Add routes that are not there yet, and use other settings, and the ways of now, for the others."""
+        """Add new routes. Use other settings and the current ways for existing ones."""
         for route in config.routes:
             if route.name in self._routes:
                 self._routes[route.name].reconfigure(route, self._ways.to(route))

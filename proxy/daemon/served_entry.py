@@ -197,7 +197,7 @@ class ServedEntry:
         )
 
     def _trouble(self) -> tuple[str, str, str]:
-        """Why nobody comes in: a reason, a message and a hint, which are empty if clients do."""
+        """Why every client is refused: a reason, a message and a hint, which are empty if clients do."""
         if error := self.listener.error:
             return error.reason, str(error), error.hint
         if self.entry.closed_because:

@@ -1,4 +1,4 @@
-"""The line that `systemctl status` shows, which follows what happens in the daemon."""
+"""The status line that `systemctl status` shows. It is sent again after changes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from typing import Final
 from proxy.runtime import systemd
 
 PAUSE_S: Final = 1.0
-"""Seconds between two lines, at least.
+"""The minimum number of seconds between two lines.
 
-Each line looks at all gateways, clusters and sites. With a line for each change, when 200 sites came at once,
-the lines took as much CPU as the logins, and that grew with the square of their number.
+To make a line, all gateways, clusters and sites are read. With a line for each change, 200 simultaneous
+logins of sites took as much CPU for lines as for logins. That cost grows with the square of the number of
+sites.
 """
 SHARE: Final = 0.01
-"""Of one core, at most: with very many sites the lines are further apart."""
+"""The maximum share of one core for lines. With very many sites, the lines are further apart."""
 
 
 class StatusLine:
-    """Sends `line()` to systemd after changes: the first one at once, those that follow soon together."""
+    """Sends `line()` to systemd after changes: after the first one at once, after soon following ones
+    together.
+    """
 
     def __init__(self, line: Callable[[], str], *, pause: float = PAUSE_S) -> None:
         """`pause` is in seconds."""
@@ -34,7 +37,7 @@ class StatusLine:
         return f"<StatusLine {'due' if self._due else 'sent'}>"
 
     def changed(self) -> None:
-        """Something has changed that the line may show."""
+        """Call this after a change that the line may show."""
         if self._due is None:
             self._due = self._loop.call_at(self._not_before, self._send)
 

@@ -45,7 +45,7 @@ class FdStore:
         self._kept: dict[Local, Local] = {}
         """By the address in the configuration: the address as `getsockname` of its socket returns it."""
         self._closing: set[int] = set()
-        """Ports of sockets that systemd was told to close, and may not have closed yet."""
+        """Ports of sockets that kubemux asked systemd to close, and that may still be open."""
 
     def __repr__(self) -> str:
         return f"<FdStore inherited={len(self._inherited)} kept={len(self._kept)}>"
@@ -104,7 +104,7 @@ class FdStore:
         self._closing.clear()
 
     def close(self) -> None:
-        """Close inherited sockets that nobody has claimed; systemd keeps those of its store. Idempotent."""
+        """Close inherited sockets that were not claimed; systemd keeps those of its store. Idempotent."""
         for sock in self._inherited.values():
             sock.close()
         self._inherited.clear()

@@ -1,7 +1,7 @@
 """Reads OpenSSH certificates (PROTOCOL.certkeys), before anything is computed for them. Pure.
 
-Who shows one is nobody yet: here its fields are read, which is cheap, so that a CA that nobody trusts costs
-no check of a signature.
+The client that shows one is not authenticated yet: here its fields are read, which is cheap, so that a CA
+that nobody trusts costs no check of a signature.
 """
 
 from __future__ import annotations

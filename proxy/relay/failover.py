@@ -122,6 +122,6 @@ class Failover:
 
 
 def _share(answer_by: float, servers: int) -> float:
-    """Until when the first of so many servers has time, if each gets an equal share of it."""
+    """The deadline of the first of `servers` API servers, if each gets an equal share of the time."""
     now = asyncio.get_running_loop().time()
     return now + (answer_by - now) / servers

@@ -32,10 +32,10 @@ class ChannelUser(Protocol):
         """The cluster has sent its EOF. It may still receive (RFC 4254 5.3)."""
 
     def channel_full(self) -> None:
-        """The channel's window or its link is full: read no more from the client."""
+        """Stop reading from the client: the channel's window or its link is full."""
 
     def channel_writable(self) -> None:
-        """The window and the link have room again: read from the client."""
+        """Read from the client again: the window and the link have room."""
 
     def channel_lost(self, error: ProxyError | None) -> None:
         """The channel is closed. `error` says why; it is None if the other side closed the channel.
@@ -79,7 +79,7 @@ class Channel(Protocol):
         """Send an EOF: the client sends no more."""
 
     def pause_reading(self) -> None:
-        """Deliver no more, and grant the cluster no more credit: the client is slow."""
+        """Stop delivering, and grant the cluster no credit: the client is slow."""
 
     def resume_reading(self) -> None:
         """Deliver again: the client has room."""

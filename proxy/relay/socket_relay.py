@@ -226,7 +226,7 @@ class SocketRelay(asyncio.BufferedProtocol):
         self._finish_if_done()
 
     def channel_full(self) -> None:
-        """Read no more from the client."""
+        """Stop reading from the client."""
         self.is_client_paused = True
         if self._client_open and self._transport is not None:
             self._transport.pause_reading()

@@ -10,7 +10,7 @@ from proxy.config.allow import ANY, Rule
 def is_allowed(rules: Iterable[Rule] | None, identities: frozenset[str]) -> bool:
     """Whether one of `rules` names the caller. None (no list) allows everybody; an empty list allows nobody.
 
-    `identities` is all that is known of the caller, written as in rules: `uid:1002` and `uid:alice`,
+    `identities` are the known identities of the caller, written as in rules: `uid:1002` and `uid:alice`,
     `gid:27`, `cert:ci.example.com`. It is empty for an unknown caller. It must not contain a user or group
     name that is a number: it would match the rule for the user or group with that number.
     """

@@ -55,7 +55,7 @@ class DataPlane(Protocol):
         """
 
     def lost(self, error: LinkError) -> None:
-        """The connection has ended: tell every channel. Idempotent."""
+        """End every channel: the connection has ended. Idempotent."""
 
     async def close(self) -> None:
         """Release what the plane still holds; the link is closed."""

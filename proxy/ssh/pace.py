@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 BULK: Final = 16_000
-"""A packet with so many bytes of data counts as full: dropbear's largest packets have 16,375."""
+"""A packet with at least this many bytes of data counts as full: dropbear's largest packets have 16,375."""
 
 STEP: Final = 128 << 10
 """Bytes per second in full packets that make a link busier by one. It is that little because requests wait

@@ -1,4 +1,4 @@
-"""`kubemux ssh-server keygen`: keys are made once, are nobody else's to read, and OpenSSH knows them."""
+"""`kubemux ssh-server keygen`: keys are made once, are private, and OpenSSH can read them."""
 
 from __future__ import annotations
 

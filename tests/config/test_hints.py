@@ -21,7 +21,7 @@ def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 @pytest.mark.parametrize("written", [{}, {"host_keys": []}])
 def test_a_host_key_is_made_where_it_stays(reader: str, written: dict[str, object]) -> None:
-    """Whoever reads it: it is no credential."""
+    """The example is the same for every reader: it is no credential."""
     del reader
     section = {"listen": "127.0.0.1:2222", **written}
     [found] = [explain(one, place(one), SshServerConfig) for one in mistakes(SshServerConfig, section)]

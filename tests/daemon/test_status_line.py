@@ -23,7 +23,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
 
 
 class Counter:
-    """A line that tells how often it was asked for, and how many changes there were."""
+    """A line that has how often it was made, and how many changes there were."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.asked = self.changes = 0

@@ -39,14 +39,14 @@ class Hits(StrEnum):
 
 
 class By(StrEnum):
-    """How clients come."""
+    """How clients connect."""
 
     PORT = "port"
-    """To a port of their cluster's."""
+    """To a port of their cluster."""
     PROXY = "proxy"
     """To a proxy entry, where they ask for their cluster."""
     EGRESS = "egress"
-    """As kube-apiserver comes to an entry of its own, where it asks for nodes."""
+    """As kube-apiserver does: to its own entry, where it asks for nodes."""
 
     @property
     def counts(self) -> tuple[str, str, str]:
@@ -106,7 +106,7 @@ class Row:
     is_site: bool = False
     """Whether the gateway is a site: `Bed.site`, an OpenSSH client that dials the daemon."""
     by: By = By.PORT
-    """How clients come."""
+    """How clients connect."""
     has_plain: bool = False
     """Whether there is `Bed.plain`, a cluster whose server is a `Source`."""
     restarts: bool = False

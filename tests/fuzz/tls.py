@@ -37,7 +37,7 @@ def server_context() -> ssl.SSLContext:
 
 @cache
 def client_context(version: ssl.TLSVersion) -> ssl.SSLContext:
-    """The client trusts everybody: who is who is no question here."""
+    """The client does not verify the server: identity is not the subject of this test."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.minimum_version = context.maximum_version = version
@@ -276,7 +276,7 @@ class Script:
             self._transport.write_eof()
 
     def _break(self) -> None:
-        """Mostly nothing: a connection that is broken has no more to tell."""
+        """Mostly nothing: a broken connection delivers nothing more."""
         how = self._choices.below(16)
         self._is_honest &= how > 4 or (how == 1 and not self._below.up)
         if how == 0:

@@ -25,7 +25,7 @@ _QUOTED: Final = re.compile(r"""bytearray\((b(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.
 
 
 def always() -> Fields:
-    """The header fields of every answer, with the time of now."""
+    """The header fields of every answer, with the current time."""
     return [
         (b"Server", SERVER.encode()),
         (b"Cache-Control", b"no-store"),

@@ -39,7 +39,7 @@ class Requests(h11.Connection):
         self._held = b""
 
     def receive_data(self, data: bytes) -> None:
-        """Take what has come; nothing is the end. One empty line before a request is skipped (RFC 9112 2.2),
+        """Add received bytes; empty means the end. One empty line before a request is skipped (RFC 9112 2.2),
         which h11 takes for a bad request.
         """
         if not self._is_at_start or not data:
@@ -54,7 +54,7 @@ class Requests(h11.Connection):
             super().receive_data(rest)
 
     def start_next_cycle(self) -> None:
-        """Wait for the next request, of which something may have come already."""
+        """Wait for the next request. Its first bytes may have arrived already."""
         super().start_next_cycle()
         self._is_at_start = not self.trailing_data[0]
 

@@ -27,7 +27,7 @@ class Pool:
         return self.spares.pop() if self.spares else memoryview(bytearray(self.size))
 
     def release(self, buffer: memoryview) -> None:
-        """Release `buffer`, of which nobody has a view. One of another size is not from this pool."""
+        """Release `buffer`, which must have no views. A buffer of another size is not from this pool."""
         if len(self.spares) < _SPARES and len(buffer) == self.size:
             self.spares.append(buffer)
 

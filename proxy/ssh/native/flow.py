@@ -80,7 +80,7 @@ class Sender(Protocol):
     """Bytes that the channel has sent in that period."""
 
     def hold(self) -> None:
-        """Send nothing, and read no more from the client, until `resume`."""
+        """Send nothing, and do not read from the client, until `resume`."""
 
     def resume(self) -> None:
         """Send pending bytes, and read from the client again."""

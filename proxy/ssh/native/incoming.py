@@ -45,7 +45,8 @@ A turn has up to 32 reads, which contain 160 full packets.
 """
 
 ASYNCSSH_COST: Final = 16
-"""A message for asyncssh counts as so many channel messages: a global request takes 20 us with its answer."""
+"""A message for asyncssh counts as this many channel messages: a global request takes 20 us with its answer.
+"""
 
 Handler = Callable[[int, memoryview], bool]
 
@@ -152,7 +153,7 @@ class Incoming(asyncio.BufferedProtocol):
             self._on_read()
 
     def costs(self, messages: int) -> None:
-        """The message that is handled now costs as much as so many more."""
+        """Count the current message as `messages` additional messages."""
         self._left -= messages
 
     def turn_ends(self) -> None:

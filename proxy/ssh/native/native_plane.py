@@ -38,7 +38,7 @@ A request cannot overtake them any more. So many are enough to keep a link of 10
 """
 
 OPEN_COST: Final = 16
-"""A channel that the peer asks for counts as so many messages: a whole connection may be made of it."""
+"""A channel request of the peer counts as this many messages: a whole connection may be made of it."""
 
 MOST_UNREAD: Final = 2 << 20
 """Bytes that may wait in the link's transport; with more, the link is not read.
@@ -285,7 +285,7 @@ class NativePlane:
             self._valve.close(Reason.UNREAD)
 
     def _poll(self) -> None:
-        """Check whether the jump host has taken our bytes: no callback tells us."""
+        """Check whether the jump host has taken our bytes: there is no callback for that."""
         self._polling = None
         if self._transport.is_closing():
             return

@@ -184,7 +184,7 @@ class Sending:
                 self._user.channel_writable()
 
     def hold(self) -> None:
-        """The link has no room: read no more from the client (`proxy.ssh.native.flow`)."""
+        """Stop reading from the client: the link has no room (`proxy.ssh.native.flow`)."""
         self._is_held = True
         self._update_user()
 
@@ -231,7 +231,7 @@ class Sending:
         self._update_user()
 
     def detach(self) -> None:
-        """Tell nobody any more."""
+        """Stop calling the user."""
         self._user = None
         self._is_full = False
 
@@ -265,6 +265,6 @@ class Sending:
             self._out.send(messages.close(self._peer))
 
     def end(self) -> None:
-        """The channel has ended: leave the flow, and call the user no more."""
+        """Leave the flow, and never call the user again: the channel has ended."""
         self._flow.forget(self)
         self._user = None

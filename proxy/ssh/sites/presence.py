@@ -1,4 +1,4 @@
-"""Whether a site is there: since when it is, or is not, whether it flaps, and what it was refused last."""
+"""Whether a site is connected and since when, whether it flaps, and its last refusal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Refusal:
 
 
 class Presence:
-    """That of one site. It is there while a link serves."""
+    """The presence of one site. It is connected while a link serves."""
 
     def __init__(self, site: str) -> None:
         self._site = site
@@ -49,7 +49,7 @@ class Presence:
     # ---------------------------------------------------------------------------------------- what happens
 
     def logged_in(self) -> bool:
-        """Note a login; returns whether the site flaps."""
+        """Record a login. Returns whether the site flaps."""
         if self._flapping.logged_in(self._loop.time()):
             log.warning(
                 "site flaps",
@@ -60,14 +60,14 @@ class Presence:
         return bool(self._flapping)
 
     def has_calmed(self) -> bool:
-        """Whether the site flaps no more: True once."""
+        """Whether the flapping has ended. Returns True once."""
         is_over = self._flapping.is_over(self._loop.time())
         if is_over:
             log.info("site flaps no more", site=self._site)
         return is_over
 
     def changed(self, *, is_up: bool) -> None:
-        """Note that a link serves, or none does any more."""
+        """Record whether a link serves."""
         if is_up and self._came_at is None:
             self._came_at, self._has_come = self._loop.time(), True
         elif not is_up and self._came_at is not None:
@@ -86,29 +86,29 @@ class Presence:
 
     @property
     def connected(self) -> float | None:
-        """For how many seconds the site has been there; None if it is away."""
+        """For how many seconds the site has been connected; None if it is away."""
         return None if self._came_at is None else self._loop.time() - self._came_at
 
     @property
     def away(self) -> float | None:
-        """For how many seconds the site has been away; None if it is there."""
+        """For how many seconds the site has been away; None if it is connected."""
         return None if self._came_at is not None else self._loop.time() - self._left_at
 
     @property
     def without_link(self) -> GatewayState:
-        """Its state while it has no link."""
+        """The state of the site while it has no link."""
         return GatewayState.DOWN if self._has_come else GatewayState.CONNECTING
 
     @property
     def refusal(self) -> RefusalSnapshot | None:
-        """What it was refused last."""
+        """The last refusal; None if there was none."""
         if (one := self._refusal) is None:
             return None
         return RefusalSnapshot(one.reason, one.message, self._loop.time() - one.at)
 
     def why_away(self, failure: LinkError | None, *, calls_only: bool) -> LinkError | LinkDown | None:
-        """Why it is away; None if it is there. `failure` is why its last link ended, as far as that says
-        something. `calls_only`: it has logged in, and has asked for no forward.
+        """Why the site is away; None if it is connected. `failure` is why its last link ended, if that is
+        useful. `calls_only` says that the site is logged in without a forward.
         """
         if self._came_at is not None:
             return None

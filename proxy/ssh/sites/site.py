@@ -36,7 +36,7 @@ from proxy.ssh.turns import Turns
 
 _NEVER_DIALS: Final = Retry(lambda _: None)
 FORWARDS_S: Final = 2.0
-"""An ssh that has asked for no forward for so long after its login has none to ask for."""
+"""If an ssh has requested no forward this many seconds after its login, it will not request one."""
 
 
 class Site:

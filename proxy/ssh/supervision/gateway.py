@@ -71,7 +71,7 @@ class Gateway:
         await self._supervisor.connect()
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
-        """Dial no more, wait up to `timeout` seconds until no channel is left, then close.
+        """Stop dialling, wait up to `timeout` seconds until no channel is left, then close.
 
         If this is cancelled, it closes at once.
         """
@@ -164,9 +164,7 @@ class Gateway:
     # ----------------------------------------------------------------------------------------- supervision
 
     def sample(self) -> None:
-        """Measure how busy each link is, and whether a client is there. The heartbeat calls it about twice a
-        second.
-        """
+        """Sample how busy each link is, and whether clients use it. Called about twice a second."""
         self._supervisor.sample()
 
     @property

@@ -88,7 +88,7 @@ class PatternGateway:
         return self._hosts[host][0]
 
     def _make_room(self) -> None:
-        """Forget the hosts that nobody has used for longest, if there are too many. Raises HostLimit."""
+        """Forget the hosts that were unused for longest, if there are too many. Raises HostLimit."""
         while len(self._hosts) >= self.config.max_hosts:
             unused, host = max((gateway.unused, host) for host, (gateway, _) in self._hosts.items())
             if not unused:

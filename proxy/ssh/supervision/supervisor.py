@@ -94,7 +94,7 @@ class Supervisor:
         self._link_up(await self._dialler.dial(self), self._links.generation)
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
-        """Dial no more, wait up to `timeout` seconds until no channel is left, then close.
+        """Stop dialling, wait up to `timeout` seconds until no channel is left, then close.
 
         If this is cancelled, it closes at once.
         """
@@ -137,7 +137,7 @@ class Supervisor:
         self._wanted.set()
 
     def sample(self) -> None:
-        """Measure how busy each link is, and whether a client is there."""
+        """Sample how busy each link is, and whether clients use it."""
         for link in self._links:
             link.sample()
         if self._config.is_on_demand:

@@ -27,8 +27,8 @@ class Waiting:
         *,
         hint: str | None = None,
     ) -> None:
-        """`subject` is the gateway or site, for messages: `site factory-7`. `hint` is what its clients are
-        told to do; None for the usual one.
+        """`subject` is the gateway or site, for messages: `site factory-7`. `hint` is the
+        remedy for its clients; None for the usual one.
         """
         self.up = asyncio.Event()
         """Set while a link is up."""

@@ -1,4 +1,4 @@
-"""What a site says of itself while one link replaces another, and when the last one has gone."""
+"""The status and metrics of a site while one link replaces another, and after the last link has ended."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ THERE = Endpoint("127.0.0.1", 22)
 
 
 class Said(NamedTuple):
-    """What status and metrics have, from one change to the next."""
+    """The values in status and metrics after each change."""
 
     state: GatewayState
     links: int
@@ -40,7 +40,7 @@ class Said(NamedTuple):
 
 
 class Watched:
-    """A site that allows `CONNECTIONS` links, and what it has said at each change."""
+    """A site that allows `CONNECTIONS` links, and its values after each change."""
 
     def __init__(self) -> None:
         self.said: list[Said] = []
@@ -67,7 +67,7 @@ class Watched:
                 await self._news.wait()
 
     async def links(self, serving: int, reconnects: int) -> None:
-        """Wait until so many serve, none retires, and so many have come in place of another."""
+        """Wait until so many links serve, none retires, and so many links have replaced another one."""
 
         def there() -> bool:
             now = self.site.snapshot()

@@ -234,7 +234,7 @@ def parse_request(message: memoryview) -> bool:
 
 
 def unexpected(kind: int) -> ProtocolError:
-    """The error for a message of a type that nobody may send on a forwarded connection."""
+    """The error for a message of a type that is not allowed on a forwarded connection."""
     return ProtocolError(f"the peer sent a message of type {kind}, which a forwarded connection never has")
 
 

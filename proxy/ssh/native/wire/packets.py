@@ -28,7 +28,7 @@ TAG: Final = 16
 PADDING: Final = 19
 """The most bytes of padding."""
 OVERHEAD: Final = HEADER + PADDING + TAG
-"""A packet is at most so many bytes longer than its payload."""
+"""The maximum number of bytes by which a packet is longer than its payload."""
 
 _BLOCK: Final = 16
 _LEAST_PADDING: Final = 4
