@@ -1,5 +1,5 @@
-"""A site on another machine (a network namespace): its address changes, its network fails, the machine
-sleeps.
+"""A site on another machine (a network namespace): it is reached by name, its address changes, its network
+fails, the machine sleeps.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pytest
 
 from proxy.runtime.endpoint import Endpoint
 from tests.integration.running import running, wait_for_log, wait_for_metric
+from tests.support import ssh_keys
 from tests.support.daemon import Daemon
 from tests.support.elsewhere import FarSshd
 from tests.support.ports import free_port
@@ -27,6 +28,8 @@ from tests.support.site import SshServerFiles
 pytestmark = [pytest.mark.sshd, pytest.mark.network]
 
 NAME = "factory-7"
+NODE = "node-a"
+"""A name that the machines of the site know."""
 DIES_S = 60.0
 
 
@@ -73,7 +76,9 @@ def site(daemon: Daemon) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def bastion(folder: Path, files: SshServerFiles, proxy: Endpoint) -> AsyncIterator[Daemon]:
+async def bastion(
+    folder: Path, files: SshServerFiles, proxy: Endpoint, **more: object
+) -> AsyncIterator[Daemon]:
     """A daemon that the far machine can reach. Its clients wait for the site."""
     async with running(
         folder,
@@ -85,10 +90,11 @@ async def bastion(folder: Path, files: SshServerFiles, proxy: Endpoint) -> Async
         sites={
             NAME: {
                 **files.authorized(NAME),
-                "permit": ["127.0.0.1:*"],
+                "permit": ["127.0.0.1:*", f"{NODE}:*"],
                 "keepalive": {"interval": "1s", "max_missed": 2},
             }
         },
+        **more,
     ) as daemon:
         yield daemon
 
@@ -96,10 +102,49 @@ async def bastion(folder: Path, files: SshServerFiles, proxy: Endpoint) -> Async
 @pytest.fixture
 def far(tmp_path: Path) -> Iterator[FarSshd]:
     """A machine whose sshd listens on its loopback address, too."""
-    with FarSshd(tmp_path / "far") as far:
+    with FarSshd(tmp_path / "far", names=(NODE,)) as far:
         far.reconfigure({"ListenAddress": f"{far.host}\nListenAddress 127.0.0.1"})
         far.restart()
         yield far
+
+
+def ssh_config(files: SshServerFiles, far: FarSshd) -> Path:
+    """A user's ssh_config, with the bastion and the node at the site."""
+    known = files.folder / "known_nodes"
+    known.write_text(f"{NODE} {ssh_keys.public(far.host_key)}\n")
+    path = files.folder / "config"
+    path.write_text(
+        f"Host bastion\n HostName 127.0.0.1\n Port {files.listen.port}\n User ops\n"
+        f" IdentityFile {files.key('ops')}\n UserKnownHostsFile {files.known_hosts}\n"
+        f"Host {NODE}.{NAME}\n Port {far.port}\n User {far.user}\n IdentityFile {far.identity}\n"
+        f" HostKeyAlias {NODE}\n UserKnownHostsFile {known}\n"
+        "Host *\n BatchMode yes\n IdentitiesOnly yes\n GlobalKnownHostsFile /dev/null\n"
+    )
+    return path
+
+
+@pytest.mark.proxy_clients
+async def test_ssh_reaches_a_node_at_the_site_by_name(tmp_path: Path, far: FarSshd) -> None:
+    """As with SuperEdge's tunnel, by nc and the proxy entry, and by a jump through the SSH server."""
+    files, proxy = SshServerFiles(tmp_path / "ssh"), Endpoint("127.0.0.1", free_port())
+    users = {"ops": files.authorized("ops")}
+    config = ssh_config(files, far)
+    ways = (("-o", f"ProxyCommand=nc -X connect -x {proxy} %h %p"), ("-J", "bastion"))
+    async with bastion(tmp_path / "daemon", files, proxy, users=users) as daemon:
+        dialled = await dial(files, far, far.ours)
+        await wait_for_log(daemon, "link up", gateway=NAME)
+        for way in ways:
+            ssh = await asyncio.create_subprocess_exec(
+                *("ssh", "-F", str(config), *way, f"{NODE}.{NAME}", "echo $SSH_CONNECTION"),
+                stdin=DEVNULL,
+                stdout=PIPE,
+                stderr=PIPE,
+            )
+            async with asyncio.timeout(DIES_S):
+                said, complaints = await ssh.communicate()
+            assert said.split()[2:] == [far.host.encode(), str(far.port).encode()], complaints
+        dialled.kill()
+        await dialled.communicate()
 
 
 async def test_a_site_whose_address_changes_is_back_at_once(tmp_path: Path, far: FarSshd) -> None:

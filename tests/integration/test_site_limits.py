@@ -1,4 +1,6 @@
-"""Limits of a site: channels that it opens itself, and forwards. Other sites are not affected."""
+"""Limits of a site: channels that it opens itself, and forwards, while other sites are not affected. And what
+its own ssh lets kubemux reach.
+"""
 
 from __future__ import annotations
 
@@ -87,3 +89,18 @@ async def test_a_site_has_64_forwards(tmp_path: Path) -> None:
             assert await one.ask(f"kube.edge:{FORWARDS}", payload) == (OPENED, payload)
             assert await one.ask(f"other:{one.echo.port}", payload) == (OPENED, payload)
             assert link["address"] in {each["address"] for each in one.told("edge")["links"]}
+
+
+async def test_the_site_itself_limits_what_kubemux_reaches(tmp_path: Path) -> None:
+    """`permit` lets both through, the site's PermitRemoteOpen one. A fixed forward is not its business."""
+    async with Echo() as other, bed(tmp_path, {"edge": ALL}) as one:
+        forwards = ("-R", "edge:1080", "-R", f"kube:7:{other.endpoint}")
+        limits = ("-o", f"PermitRemoteOpen={one.echo}")
+        async with RemoteSite(one.files, "edge", *limits, *forwards):
+            await one.links("edge", 1)
+            payload = pattern(1_000)
+            assert await one.ask(f"edge:{one.echo.port}", payload) == (OPENED, payload)
+            status, _ = await one.ask(f"edge:{other.endpoint.port}")
+            assert status.startswith("502 kubemux: edge: channel_refused (")
+            assert "PermitRemoteOpen" in status
+            assert await one.ask("kube.edge:7", payload) == (OPENED, payload)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from structlog.testing import capture_logs
 
 from proxy.config.matches import Match
 from proxy.config.model import SiteConfig
@@ -18,7 +19,7 @@ from proxy.relay.budget import MemoryBudget
 from proxy.runtime.endpoint import Endpoint
 from proxy.snapshots import GatewayState
 from proxy.ssh.server.server import SshServer
-from proxy.ssh.sites import presence
+from proxy.ssh.sites import flapping, presence
 from proxy.ssh.sites import site as module
 from proxy.ssh.sites.remedies import remedy
 from proxy.ssh.sites.site import Site
@@ -142,3 +143,25 @@ def test_no_remedy_for_a_site_is_one_for_a_gateway(reason: type[LinkError]) -> N
     said = remedy(reason("it is gone"))
     assert "site" in said
     assert not any(word in said for word in ("kubemux dials", "sshd", "gateway"))
+
+
+async def test_a_site_that_comes_and_goes_is_served_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log is calm after the warning, and the metrics show no gap."""
+    monkeypatch.setattr(flapping, "WINDOW_S", 600.0)
+    one, bed = Watched(), SshBed(tmp_path / "bed")
+    bed.server = SshServer(on_login=one.site.logged_in, record=bed.record)
+    async with bed, AsyncExitStack() as stack:
+        stack.push_async_callback(one.site.close)
+        with capture_logs() as logs:
+            for number in range(flapping.MANY + 2):
+                client = await bed.start(bed.factory, "-N", "-R", "factory-7:1080")
+                stack.push_async_callback(ended, client)
+                await one.links(1, number)
+                await ended(client)
+                await one.links(0, number)
+    assert all(said.is_connected for said in one.said)
+    levels = [line["log_level"] for line in logs if line["event"] == "link up"]
+    assert levels == ["info"] * (flapping.MANY - 1) + ["debug"] * 3
+    assert [line["log_level"] for line in logs if line["event"] == "site flaps"] == ["warning"]
