@@ -60,11 +60,12 @@ def test_the_readme_is_short_and_every_page_is_found_from_it() -> None:
 def test_the_readme_has_the_commands_of_sites() -> None:
     """tests/systemd/test_sites_recipe.py executes them."""
     section = pages.read("docs/sites.md").partition("\n## From nothing\n")[2].partition("\n## ")[0]
-    on_the_bastion, at_the_site, _, then = re.findall(
+    on_the_bastion, at_the_site, each_user, then = re.findall(
         r"^```sh\n(.*?)^```$", section, re.DOTALL | re.MULTILINE
     )
     lines = pages.shell("README.md", "Sites").splitlines(keepends=True)
-    assert "".join(line for line in lines if not line.startswith("#")) == on_the_bastion + at_the_site
+    commands = "".join(line for line in lines if not line.startswith("#"))
+    assert commands == on_the_bastion + at_the_site + each_user
     assert pages.block("README.md", "Sites", "yaml") == pages.block("docs/sites.md", "From nothing", "yaml")
     assert all(f"`{line}`" in pages.read("README.md") for line in then.splitlines())
 
