@@ -19,6 +19,8 @@ _KRL: Final = b"SSHKRL\n"
 """How OpenSSH's revocation lists begin (PROTOCOL.krl)."""
 MAX_BYTES: Final = 16 << 20
 """The maximum size of a file: about 100,000 keys."""
+_MOST_TOLD: Final = 20
+"""Lines of one file that cannot be used, each with a warning; the rest are counted."""
 
 
 def read(loc: Loc, section: SiteConfig | UserConfig) -> Lines:
@@ -44,7 +46,10 @@ def read(loc: Loc, section: SiteConfig | UserConfig) -> Lines:
             findings.append(Finding(here, f"{path} has no key", "put the line of a .pub file into it"))
         unused = [Finding(here, f"{path}:{line.number} {line.message}", line.hint) for line in bad]
         if good:
-            warnings += unused
+            warnings += unused[:_MOST_TOLD]
+            if more := len(unused[_MOST_TOLD:]):
+                said = f"{path} has {more} more lines that cannot be used"
+                warnings.append(Finding(here, said, unused[0].hint))
         elif unused:
             others = f" (one of {len(unused)} lines that cannot be used)" if unused[1:] else ""
             findings.append(unused[0]._replace(message=unused[0].message + others))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from collections import deque
@@ -232,12 +233,15 @@ class SshServer:
         is_late = now - since >= self._startups.config.login_timeout
         reason, message = _why(session, exc, is_late=is_late)
         self._record.results[reason] += 1
-        log.warning(
+        # Port checks and scanners come all day: as warnings they would hide the others.
+        log.log(
+            logging.INFO if reason is Reason.NO_LOGIN else logging.WARNING,
             "login refused",
             client=str(address),
             user=printable(session.asked),
             reason=reason,
             message=printable(message),
+            hint=reason.remedy,
             seconds=round(now - since, 3),
         )
         self._on_refused(session.asked, reason, printable(message))

@@ -131,7 +131,9 @@ class Session(asyncssh.SSHServer):
         self.login: Login | None = None
         self.guest: Guest | None = None
         self.refusal: Refused | None = None
-        """Why the client's last known key was refused, or its first unknown key if no key is known."""
+        """Why the client's last known key was refused. If no key is known: its last certificate, or else its
+        first key.
+        """
         self.asked = ""
         """The user name of the client's last attempt."""
         self.has_tried_key = False
@@ -181,7 +183,12 @@ class Session(asyncssh.SSHServer):
                 self._verify(login, message, signature)
                 self._proved = login
         except Refused as exc:
-            if self.refusal is None or exc.reason is not Reason.UNKNOWN_KEY:
+            is_unknown = self.refusal is None or self.refusal.reason is Reason.UNKNOWN_KEY
+            # ssh offers a certificate and its key. If both are unknown, the certificate says more.
+            says_more = exc.reason is not Reason.UNKNOWN_KEY or (
+                is_unknown and certificates.is_certificate(blob)
+            )
+            if self.refusal is None or says_more:
                 self.refusal = exc
             return False
         return True

@@ -136,13 +136,16 @@ async def test_a_slow_version_line_does_not_extend_the_deadline(tmp_path: Path) 
     ],
 )
 async def test_a_protocol_error_ends_the_connection(tmp_path: Path, said: bytes, reason: Reason) -> None:
+    """The log has it as a warning. Who just leaves is no reason for one: port checks come all day."""
     async with SshBed(tmp_path / "bed") as bed:
-        with bed.plain() as sock:
+        with bed.plain() as sock, capture_logs() as logs:
             sock.sendall(said)
             sock.shutdown(socket.SHUT_WR)
             await until(bed, reason)
         assert bed.record.results.total() == 1
         assert bed.record.startups == 0
+    [line] = [line for line in logs if line["event"] == "login refused"]
+    assert line["log_level"] == ("info" if reason is Reason.NO_LOGIN else "warning")
 
 
 @pytest.mark.parametrize("seed", range(4))

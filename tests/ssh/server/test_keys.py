@@ -122,7 +122,11 @@ async def test_a_certificate_of_an_unknown_ca_is_refused(tmp_path: Path) -> None
         other = ssh_keys.new_key(bed.folder / "other")
         Certified(bed)
         ssh_keys.sign(bed.stranger, ca=other, principals="sre")
-        assert await tried(bed, bed.stranger) == Reason.UNKNOWN_KEY
+        with capture_logs() as logs:
+            await bed.ssh(bed.stranger, "true")
+    [line] = [line for line in logs if line["event"] == "login refused"]
+    assert line["reason"] == Reason.UNKNOWN_KEY
+    assert line["message"].endswith(f"no user and no site has its CA {ssh_keys.fingerprint(other)}")
 
 
 async def test_a_certificate_may_come_from_its_source_and_extensions_count(tmp_path: Path) -> None:

@@ -36,8 +36,9 @@ async def test_a_stranger_is_refused(tmp_path: Path) -> None:
         assert not bed.guests
     refused = [line for line in logs if line["event"] == "login refused"]
     assert [line["reason"] for line in refused] == [Reason.UNKNOWN_KEY]
-    assert refused[0]["user"] == "ops"
-    assert ssh_keys.fingerprint(bed.stranger) in refused[0]["message"]
+    assert (refused[0]["user"], refused[0]["log_level"]) == ("ops", "warning")
+    assert refused[0]["message"] == f"no user and no site has the key {ssh_keys.fingerprint(bed.stranger)}"
+    assert refused[0]["hint"] == Reason.UNKNOWN_KEY.remedy
 
 
 async def test_the_name_of_another_user_is_refused_with_both_fingerprints(tmp_path: Path) -> None:
