@@ -68,8 +68,8 @@ class Reason(Word):
     HOST_KEY_CHANGED = (
         "host_key_changed",
         (_G, _C),
-        "the server shows another key than known_hosts has: it was rotated or rebuilt, or somebody is in "
-        "between; the message has both fingerprints",
+        "the server shows another key than known_hosts has: the key was rotated, the server was rebuilt, or "
+        "an attacker is between us and the server; the message has both fingerprints",
         "find out why before you trust it; then replace the old line in known_hosts: ssh-keygen -R HOST",
     )
     HOST_KEY_REVOKED = (
@@ -96,7 +96,7 @@ class Reason(Word):
         "keepalive_timeout",
         (_G, _C),
         "the gateway stopped answering on a link that was up",
-        "the network or the gateway is gone without a word; kubemux dials again by itself",
+        "the network or the gateway's machine no longer answers; kubemux dials again by itself",
     )
     LINK_LOST = (
         "link_lost",
@@ -107,7 +107,7 @@ class Reason(Word):
     PROTOCOL_ERROR = (
         "protocol_error",
         (_G, _C),
-        "the server broke the SSH protocol: nothing that it says afterwards can be trusted, so its link ends",
+        "the server broke the SSH protocol, so kubemux ended the link",
         "kubemux dials again by itself; if this repeats, something on the way to the gateway alters "
         "bytes, or its sshd is broken",
     )
@@ -291,7 +291,7 @@ class Reason(Word):
     HOST_LIMIT = (
         "host_limit",
         (_C,),
-        "turned away: its gateway pattern has `max_hosts` hosts, and clients use all of them",
+        "refused: its gateway pattern has `max_hosts` hosts, and clients use all of them",
         "on_demand_gateways counts them; who asks for so many? Else raise max_hosts of the gateway",
     )
     MEMORY = (
@@ -379,6 +379,6 @@ class Reason(Word):
     WRITE_FAILED = (
         "write_failed",
         (_D,),
-        "a command could not write a file; what was there before still is",
+        "a command could not write a file; an existing file is unchanged",
         "may this user write there (else use sudo), and is there free space?",
     )
