@@ -70,10 +70,10 @@ class Clusters(Mapping[str, ServedCluster]):
         """The clusters that have this gateway or site."""
         return (one for one in self._clusters.values() if one.cluster.config.gateway == way)
 
-    def accept_no_more(self) -> None:
+    def stop_accepting(self) -> None:
         """Stop accepting clients. systemd keeps the sockets for the next process."""
         for cluster in self._clusters.values():
-            cluster.accept_no_more()
+            cluster.stop_accepting()
 
     async def close(self) -> None:
         """Cut every connection."""

@@ -91,11 +91,11 @@ class Connections:
         if limit is not None and self.traffic.active >= limit:
             # `traffic` also counts the connections of a destination of this name that a reload has replaced
             hint = f"{self._kind}s.{self.name}.max_connections is {limit}"
-            self._turn_away(arrival, Reason.CLUSTER_LIMIT, hint)
+            self._refuse(arrival, Reason.CLUSTER_LIMIT, hint)
             return
         if not self._shared.admission.enter():
             hint = f"limits.max_connections is {self._shared.admission.limit}"
-            self._turn_away(arrival, Reason.LIMIT, hint)
+            self._refuse(arrival, Reason.LIMIT, hint)
             return
         self.traffic.opened += 1
         self.active += 1
@@ -106,9 +106,9 @@ class Connections:
     def refuse(self, arrival: Arrival, reason: Reason, hint: str) -> None:
         """Count a client that cannot be served, and refuse it."""
         self.connections_total += 1
-        self._turn_away(arrival, reason, hint)
+        self._refuse(arrival, reason, hint)
 
-    def _turn_away(self, arrival: Arrival, reason: Reason, hint: str) -> None:
+    def _refuse(self, arrival: Arrival, reason: Reason, hint: str) -> None:
         arrival.refuse(reason, hint)
         arrival.ended(reason)
         self.traffic.results[reason] += 1

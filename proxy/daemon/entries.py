@@ -62,10 +62,10 @@ class Entries(Mapping[str, ServedEntry]):
         stay = (*change.kept, *change.renewed)
         await asyncio.gather(*(self._entries[name].reconfigure(config.entries[name]) for name in stay))
 
-    def accept_no_more(self) -> None:
+    def stop_accepting(self) -> None:
         """Stop accepting clients. systemd keeps the sockets for the next process."""
         for entry in self._entries.values():
-            entry.listener.accept_no_more()
+            entry.listener.stop_accepting()
 
     async def close(self) -> None:
         """Close every entry."""

@@ -207,7 +207,7 @@ class Graph:
             entry = self.entries.retire(name)
             listeners.keep_or_release(entry.listener)
             self._retiring.add(entry.close(), f"entry {name}")
-        listeners.keep_or_release(self.ssh.give_up(self.config))
+        listeners.keep_or_release(self.ssh.detach_listener(self.config))
         for name in (*plan.routes.removed, *plan.routes.changed):
             route = self.routes.retire(name)
             self._retiring.add(route.retire(timeout), f"route {name}", of=route.connections)
@@ -295,9 +295,9 @@ class Graph:
 
     def close_listeners(self) -> None:
         """Stop accepting clients. systemd keeps the sockets for the next process."""
-        self.clusters.accept_no_more()
-        self.entries.accept_no_more()
-        self.ssh.accept_no_more()
+        self.clusters.stop_accepting()
+        self.entries.stop_accepting()
+        self.ssh.stop_accepting()
 
     async def drain(self, budget: float) -> None:
         """Wait up to `budget` seconds until all client connections have ended."""

@@ -36,6 +36,6 @@ class ReusableListeners(dict[Local, Listener]):
         frees the address.
         """
         if kept is not None and kept.is_bound and kept.address in self._wanted:
-            self[kept.address] = kept.hand_on()
+            self[kept.address] = kept.detach()
         elif kept is not None:
             kept.release()

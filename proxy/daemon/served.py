@@ -180,10 +180,10 @@ class ServedCluster:
 
     # ------------------------------------------------------------------------------------------- the end
 
-    def accept_no_more(self) -> None:
+    def stop_accepting(self) -> None:
         """Close the listener; systemd keeps its socket for the next process."""
         if self.listener is not None:
-            self.listener.accept_no_more()
+            self.listener.stop_accepting()
 
     def release_address(self) -> None:
         """Close the listener and free its address: new clients are refused, also while kubemux restarts."""

@@ -88,7 +88,7 @@ class ServedSsh:
         """Whether the listener is bound; True if the configuration has no SSH server."""
         return self.listener is None or self.listener.is_bound
 
-    def give_up(self, config: Config) -> KeptListener | None:
+    def detach_listener(self, config: Config) -> KeptListener | None:
         """If the new configuration changes or removes the address, return the listener for its next owner."""
         given_up = self.listener
         if given_up is None or (config.ssh_server and config.ssh_server.listen == given_up.address):
@@ -105,7 +105,7 @@ class ServedSsh:
         self._users.reconfigure(config)
         await self._read_keys()
         if (server := config.ssh_server) is None:
-            self.server.send_away()
+            self.server.close_startups()
             self._metrics.forget_entry(SSH)
             return
         await self._use_host_keys()
@@ -228,15 +228,15 @@ class ServedSsh:
             ),
         )
 
-    def accept_no_more(self) -> None:
+    def stop_accepting(self) -> None:
         """Close the listening socket, and every connection that has not logged in. Refuse new channels. End
         the connection of each user as soon as it has no channel.
         """
         self._entry.closed_because = "kubemux stops"
         self._users.leave()
         if self.listener is not None:
-            self.listener.accept_no_more()
-        self.server.send_away()
+            self.listener.stop_accepting()
+        self.server.close_startups()
 
     async def close(self) -> None:
         """End every client."""

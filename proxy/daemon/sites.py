@@ -116,7 +116,7 @@ class _Unknown(Guest):
     """The owner of a login whose site a reload has removed. It does nothing."""
 
     def __init__(self, session: Session) -> None:
-        session.turn_away(_GONE)
+        session.disconnect(_GONE)
 
     def lost(self, exc: Exception | None) -> None:
         """Nothing to do: the connection has no link."""

@@ -135,7 +135,7 @@ class KeptListener:
             event = "clients are served again"
         log.info(event, **self._owner, **because, listen=str(self.address))
 
-    def hand_on(self) -> Listener:
+    def detach(self) -> Listener:
         """Pause the listener, and return it for the next owner of the address.
 
         Until that owner starts it, clients wait in the kernel: the owner may first have to read who is
@@ -144,7 +144,7 @@ class KeptListener:
         self.listener.hold()
         return self.listener
 
-    def accept_no_more(self) -> None:
+    def stop_accepting(self) -> None:
         """Close the socket; systemd keeps its descriptor for the next process.
 
         If systemd has none of a unix socket, the file is removed.

@@ -65,7 +65,7 @@ class Served:
                 return await self.callers.get()
 
     async def end(self) -> None:
-        self.kept.accept_no_more()
+        self.kept.stop_accepting()
         await self.kept.close()
 
 

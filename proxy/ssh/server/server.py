@@ -266,7 +266,7 @@ class SshServer:
             asyncssh.DISC_BY_APPLICATION, f"kubemux: {error.reason}: {error.reason.meaning}"
         )
 
-    def send_away(self) -> None:
+    def close_startups(self) -> None:
         """Close every connection that has not logged in, and every new one until `use` is called again."""
         self._is_closing, self._options = True, None
         while self._waiting:
@@ -279,7 +279,7 @@ class SshServer:
 
     async def close(self) -> None:
         """End every connection, and wait up to CLOSE_S until their sockets are closed."""
-        self.send_away()
+        self.close_startups()
         sessions = self._sessions.copy()
         for session in sessions:
             if session.guest is not None:

@@ -235,7 +235,7 @@ class Session(asyncssh.SSHServer):
         self.login = self._proved
         self.guest = self._host.logged_in(self, self.login)
 
-    def turn_away(self, why: str, *, answers_first: bool = True) -> None:
+    def disconnect(self, why: str, *, answers_first: bool = True) -> None:
         """End the connection. The ssh client prints `why`, a whole sentence.
 
         A callback may call this before asyncssh has sent the answer to the client's request. With

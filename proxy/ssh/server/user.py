@@ -90,7 +90,7 @@ class User(Guest):
         if self._link.closed.done():
             return
         self.ends(LinkClosed("kubemux stops"))
-        self._session.turn_away("kubemux stops: connect again")
+        self._session.disconnect("kubemux stops: connect again")
 
     def _forward(self, host: str, port: int) -> bool:
         """Refuse `-R`. RFC 4254 4 has no text for a refusal, so it is sent as a debug message: ssh prints it

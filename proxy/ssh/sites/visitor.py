@@ -84,7 +84,7 @@ class Visitor(Guest):
     def replaced(self, why: str) -> None:
         """End the link because a newer one replaces it."""
         self.link.protocol_broken(LinkReplaced(f"link to {self.link.server} closed: {why}"))
-        self._session.turn_away(f"kubemux: {why}")
+        self._session.disconnect(f"kubemux: {why}")
 
     # -------------------------------------------------------------------------------------------- forwards
 
@@ -124,7 +124,7 @@ class Visitor(Guest):
     def _refuse(self, error: ForwardRefused, *, answers_first: bool = True) -> None:
         """End the link. The ssh client prints the error, and kubemux logs it when the link has ended."""
         self.link.protocol_broken(error)
-        self._session.turn_away(f"kubemux: {error}", answers_first=answers_first)
+        self._session.disconnect(f"kubemux: {error}", answers_first=answers_first)
 
     # ----------------------------------------------------------------------------------------------- the end
 
