@@ -8,6 +8,7 @@ if bytes of the target follow a reply in the same read, they are lost.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 
@@ -34,6 +35,7 @@ _REPLIES: Final = {
 """RFC 1928 6. OpenSSH sends only 0: if it cannot connect, it closes the channel instead."""
 
 
+@lru_cache(maxsize=1024)
 def question(target: Endpoint) -> bytes:
     """The methods and the CONNECT request for `target`. Raises ChannelError if its name is too long."""
     return _METHODS + bytes((_VERSION, _CONNECT, 0)) + _address(target.host) + target.port.to_bytes(2)
