@@ -1,7 +1,7 @@
 """Locks out sources whose logins keep failing, as sshd 9.8 does (PerSourcePenalties). Pure.
 
-Each failure adds seconds to the penalty of its source. When the penalty reaches LEAST_S, the source is locked
-out: its connections are closed at once, until the penalty is over.
+Each failure adds seconds to the penalty of its source. When the penalty is more than LEAST_S, the source is
+locked out: its connections are closed at once, until the penalty is over.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Penalties:
         if source not in self._until and len(self._until) >= MOST_SOURCES:
             self._forget(min(self._until, key=self._until.__getitem__))
         self._until[source] = until
-        if source in self._closed or until - now < LEAST_S:
+        if source in self._closed or until - now <= LEAST_S:
             return False
         self._closed.add(source)
         return True

@@ -183,10 +183,10 @@ async def test_a_client_that_is_silent_until_the_deadline(
 async def test_failures_add_up_and_lock_one_source_out(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The third failure reaches `min`. The sum would be above `max`."""
+    """The first failure costs exactly `min`, which locks nobody out. The sum of two is above `max`."""
     bad, other = source(10), source(11)
-    async with serving(kind, tmp_path, monkeypatch, {"authfail": 100, "max": 220, "min": 210}) as server:
-        for _ in range(3):
+    async with serving(kind, tmp_path, monkeypatch, {"authfail": 210, "max": 220, "min": 210}) as server:
+        for _ in range(2):
             assert bad not in server.told()
             assert "Permission denied" in await ssh(server, bad, server.stranger)
         assert (await server.until_told(bad))[bad] == 220

@@ -75,12 +75,12 @@ def test_the_count_is_of_open_connections(steps: list[tuple[str, bool]]) -> None
 
 def test_failures_add_up_and_are_forgotten() -> None:
     known, source = Penalties(), startups().source("192.0.2.1")
-    assert [known.add(source, REFUSED_S, 0.0) for _ in range(3)] == [False, False, True]
-    assert known.seconds_left(source, 0.0) == LEAST_S
+    assert [known.add(source, REFUSED_S, 0.0) for _ in range(4)] == [False, False, False, True]
+    assert known.seconds_left(source, 0.0) == 4 * REFUSED_S > LEAST_S
     assert known.seconds_left(startups().source("192.0.2.2"), 0.0) == 0
-    assert known.seconds_left(source, 14.0) == 1.0
-    assert known.seconds_left(source, 15.0) == 0
-    assert not known.add(source, REFUSED_S, 15.0)
+    assert known.seconds_left(source, 19.0) == 1.0
+    assert known.seconds_left(source, 20.0) == 0
+    assert not known.add(source, REFUSED_S, 20.0)
 
 
 def test_slow_failures_lock_no_source_out() -> None:
@@ -95,6 +95,6 @@ def test_penalties_and_remembered_sources_are_limited(monkeypatch: pytest.Monkey
     assert known.seconds_left(of.source("192.0.2.1"), 0.0) == MOST_S
     monkeypatch.setattr(penalties, "MOST_SOURCES", 3)
     for number in range(10):
-        known.add(of.source(f"198.51.100.{number}"), LEAST_S, float(number))
+        known.add(of.source(f"198.51.100.{number}"), LEAST_S + 1, float(number))
     assert len(known) == 3
     assert known.seconds_left(of.source("192.0.2.1"), 9.0) > 0
