@@ -62,7 +62,7 @@ class Access:
 
 def check(config: Config, path: Path) -> None:
     """Raise ConfigError if a list in the file `path` has uid or gid rules, and this system does not show who
-    a client is: such rules would let nobody in.
+    a client is: such rules would match no client.
     """
     places = [place for place, allow in _lists(config) if _asks_for_uids(allow)]
     if places and (found := hidden(tcp=_has_tcp(config))):

@@ -60,7 +60,7 @@ def uid_of(sock: socket.socket) -> int | None:
 def hidden(*, tcp: bool) -> Hidden | None:
     """Why `uid_of` cannot identify clients on this system; with `tcp`, also those on loopback TCP.
 
-    A daemon with uid or gid rules must not start then, because the rules would let nobody in.
+    A daemon with uid or gid rules must not start then, because the rules would match no client.
     """
     if _are_uids_mapped():
         return Hidden(

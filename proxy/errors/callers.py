@@ -1,4 +1,4 @@
-"""The reasons about who asks, and for what, as `proxy.errors.reasons` lists them."""
+"""The reasons about callers and their requests, as `proxy.errors.reasons` lists them."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Monitor:
         return self._outcome
 
     def probe_soon(self) -> None:
-        """Do not wait for the next interval: something on the way to the cluster has changed.
+        """Probe before the next interval: something on the way to the cluster has changed.
 
         If a probe is running now, another one follows it.
         """

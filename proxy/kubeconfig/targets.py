@@ -78,7 +78,7 @@ def targets(config: Config, names: Iterable[str], path: str, *, proxy_url: str =
 
 
 def proxy_url(config: Config, entry: str, scheme: str) -> str:
-    """The proxy-url that leads to `entry`. `scheme` is one of `SCHEMES`. Raises UnknownName."""
+    """The proxy-url of `entry`. `scheme` is one of `SCHEMES`. Raises UnknownName."""
     if entry not in config.entries:
         raise UnknownName.among("entry", entry, config.entries)
     listen = config.entries[entry].listen

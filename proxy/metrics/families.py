@@ -1,7 +1,7 @@
 """Makes prometheus-client's families from records, piece by piece.
 
-It takes 12 ms to make and render one family of 100 clusters with 17 buckets. Every client would wait for so
-long. So a scrape first copies all records, in one turn of the event loop, and then makes metrics of a few
+It takes 12 ms to make and render one family of 100 clusters with 17 buckets, and all clients would wait. So a
+scrape first copies all records, in one turn of the event loop, and then makes metrics of a few
 copies at a time.
 """
 
@@ -347,7 +347,7 @@ DENIED: Final[Sequence[Family[Counter[Reason]]]] = (
 
 
 def logins(record: LoginRecord) -> Iterator[Metric]:
-    """The families of the SSH server, of which there is one."""
+    """The families of the SSH server; a daemon has only one."""
     results = CounterMetricFamily(
         "kubemux_ssh_logins", "Clients that came to the SSH server, by result.", labels=("result",)
     )

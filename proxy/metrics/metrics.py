@@ -110,7 +110,7 @@ class Metrics:
         return self._records.routes[name]
 
     def site(self, name: str) -> SiteRecord:
-        """The numbers of a site and of clients who ask for it by name."""
+        """The numbers of a site and of clients that ask for names at it."""
         return self._records.sites[name]
 
     def discovery(self, route: str) -> DiscoveryRecord:
@@ -150,7 +150,7 @@ class Metrics:
         self.forget_gateway(name)
 
     def forget_discovery(self, route: str) -> None:
-        """Drop the series of a route that no longer leads to pods."""
+        """Drop the series of a route that no longer has `discover`."""
         self._records.discoveries.pop(route, None)
 
     def forget_entry(self, name: str) -> None:

@@ -33,7 +33,7 @@ LATENCY_BUCKETS: Final = (
     30.0,
     60.0,
 )
-"""Seconds: from less than a round trip on loopback to the longest that a client waits."""
+"""Bounds in seconds: from less than a round trip on loopback to the longest wait of a client."""
 DURATION_BUCKETS: Final = (0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0)
 
 Buckets = list[tuple[str, float]]
@@ -113,7 +113,7 @@ class Traffic:
 
 
 class SiteRecord(Traffic):
-    """A site, and the numbers of those clients who ask for it by name."""
+    """A site, and the numbers of clients that ask for names at it."""
 
     __slots__ = ("is_connected",)
 
@@ -173,7 +173,7 @@ class DiscoveryRecord:
 
 
 class LoginRecord:
-    """The clients of the SSH server until they have logged in, or have not."""
+    """The results of logins at the SSH server."""
 
     __slots__ = ("results", "startups")
 

@@ -24,21 +24,21 @@ from proxy.openssh.sources import Sources
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the options of a line say."""
+    """The parsed options of a line."""
 
     is_authority: bool = False
     """The key is a CA's: it signs certificates, and does not log in."""
     principals: tuple[str, ...] | None = None
     """A certificate must have one of these principals; None if the line has no such option."""
     sources: Sources | None = None
-    """Addresses that its owner may connect from; None is anywhere."""
+    """Addresses from which the key's owner may connect; None means all."""
     expires: float | None = None
-    """When the key expires, in Unix time; None is never."""
+    """When the key expires, in Unix time; None means never."""
     may_forward: bool = True
     opens: tuple[Permit, ...] | None = None
-    """Targets that its owner may open channels to; None is any."""
+    """Targets to which the key's owner may open channels; None means all."""
     listens: tuple[Permit, ...] | None = None
-    """Remote forwards that its owner may register; None is any."""
+    """Remote forwards that the key's owner may register; None means all."""
     needs_touch: bool = True
     """Whether the user must touch the security key (FIDO) that holds it."""
 
@@ -63,8 +63,8 @@ class Bad(NamedTuple):
 
 
 def parse(data: bytes) -> tuple[tuple[Key, ...], tuple[Bad, ...]]:
-    """The keys in `data`, and the lines that are not used. After MOST_JUNK lines without a key, the rest is
-    not read: it is not a file of keys.
+    """The keys in `data`, and the lines that are not used. After MOST_JUNK lines without a key, it reads no
+    further: the file has no keys.
     """
     keys: list[Key] = []
     bad: list[Bad] = []
@@ -132,7 +132,7 @@ _FOREIGN: Final = (
     (re.compile("---- BEGIN SSH2 PUBLIC KEY"), _OTHER_FORMAT, "convert the file: ssh-keygen -i -f FILE"),
     (re.compile("-----BEGIN PUBLIC KEY"), _OTHER_FORMAT, "convert the file: ssh-keygen -i -m PKCS8 -f FILE"),
 )
-"""How other formats begin, and what to do about them."""
+"""The first bytes of other formats, and the remedy for each."""
 _WHOLE_LINE: Final = "copy the whole line of the .pub file, or make another key: ssh-keygen -t ed25519"
 _NO_CERTIFICATE: Final = "list the key itself; or name the key of its CA in cert_authority"
 
@@ -207,7 +207,7 @@ _FLAGS: Final[Mapping[str, Callable[[Options], Options]]] = {
     "cert-authority": lambda options: replace(options, is_authority=True),
     "no-touch-required": lambda options: replace(options, needs_touch=False),
 }
-"""The last of them wins, as with sshd: `restrict,port-forwarding`."""
+"""The last of contradicting flags applies, as with sshd: `restrict,port-forwarding`."""
 
 _SEVERAL: Final = frozenset({"permitopen", "permitlisten", "expiry-time", *_FLAGS})
 

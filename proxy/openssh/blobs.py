@@ -38,7 +38,7 @@ class Reader:
         self._at = 0
 
     def __bool__(self) -> bool:
-        """Whether something is left."""
+        """Whether bytes are left."""
         return self._at < len(self._data)
 
     def number(self, nbytes: int) -> int:
@@ -48,7 +48,7 @@ class Reader:
         return self._take(self.number(4))
 
     def end(self) -> None:
-        """Raise ValueError if something is left."""
+        """Raise ValueError if bytes are left."""
         if self:
             raise ValueError("it is longer than it should be")
 
@@ -61,7 +61,7 @@ class Reader:
 
 
 def check(blob: bytes) -> str:
-    """The kind of the public key `blob`. Raises ValueError, which says why it is none that we accept."""
+    """The kind of the public key `blob`. Raises ValueError, which says why the key is not accepted."""
     reader = Reader(blob)
     kind = reader.string().decode("ascii", "replace")
     if kind.endswith(CERTIFICATE):
@@ -97,5 +97,5 @@ def from_text(kind: str, encoded: str) -> bytes:
 
 
 def fingerprint(blob: bytes) -> str:
-    """As OpenSSH prints it: `SHA256:...`."""
+    """The fingerprint as OpenSSH prints it: `SHA256:...`."""
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).rstrip(b"=").decode()

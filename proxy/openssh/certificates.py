@@ -36,10 +36,10 @@ def is_certificate(blob: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """The fields of a certificate. Nobody has checked its signature."""
+    """The fields of a certificate. Its signature is not checked yet."""
 
     key: bytes
-    """The public key that it is about."""
+    """The certified public key."""
     kind: int
     key_id: str
     serial: int
@@ -88,7 +88,7 @@ class Certificate:
         )
 
     def allows(self, address: Address) -> bool:
-        """Whether its critical option `source-address` lets its owner come from there. Raises ValueError."""
+        """Whether the critical option `source-address` allows this address. Raises ValueError."""
         if (value := self.critical.get("source-address")) is None:
             return True
         reader = Reader(value)

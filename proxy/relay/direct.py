@@ -92,7 +92,7 @@ class TcpChannel(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Pass bytes to the relay, or keep them until `attach`.
 
-        It keeps what one read gives at most. A pause before the first read is no use: uvloop ignores it.
+        It keeps at most the bytes of one read. uvloop ignores a pause before the first read.
         """
         if self._user is not None:
             self._user.channel_data([data], len(data))

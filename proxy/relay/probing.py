@@ -15,7 +15,7 @@ from proxy.runtime.endpoint import Endpoint
 
 
 class Dialled(NamedTuple):
-    """A connection for a probe, and the API server that it leads to."""
+    """A connection for a probe, and its API server."""
 
     sock: socket.socket
     server: Endpoint

@@ -1,1 +1,1 @@
-"""Routing: to which cluster or route a requested name leads, and who may use it. Pure: no I/O."""
+"""Routing: finds the cluster, route or site of a requested name, and checks `allow` lists. Pure: no I/O."""

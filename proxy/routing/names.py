@@ -4,8 +4,8 @@ The rules are tried in this order: a cluster's name or `dns_name`, an address of
 the routes in the order of the file, a site and a name at a site (`NAME.SITE`). Nothing else is tried, and no
 name is looked up in the DNS.
 
-A route with `discover` leads to pods, whose addresses change. The daemon watches them, and gives `Names` a
-function that returns a pod's address.
+The targets of a route with `discover` are pods, whose addresses change. The daemon watches the pods, and
+passes `Names` a function that returns a pod's address.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ToTarget:
 
 @dataclass(frozen=True, slots=True)
 class ToSite:
-    """The client asks for what a site can reach."""
+    """The client asks for a target at a site."""
 
     site: str
     target: Endpoint
@@ -95,7 +95,7 @@ class Names:
         self._sites = config.sites
         self._called: dict[str, str] = {}
         self._ports: dict[str, frozenset[int]] = {}
-        """The ports by which each cluster is asked for."""
+        """The ports with which clients ask for each cluster."""
         self._serving: dict[Endpoint, list[str]] = {}
         for name, cluster in config.clusters.items():
             self._ports[name] = _USUAL | {address.port for address in cluster.api_servers}
@@ -107,8 +107,8 @@ class Names:
                     owners.append(name)
 
     def find(self, asked: Endpoint, entry: str | None) -> Decision:
-        """The cluster or target for a client of `entry` that asks for `asked`, which may be any text and
-        number.
+        """The cluster or target for a client of `entry` that asks for `asked`. Its host and port may be any
+        text and number.
 
         Without an entry, a route's list of entries is ignored. Raises UnknownTarget.
         """

@@ -1,4 +1,4 @@
-"""Patterns of what clients may ask for, and what is made of it."""
+"""Patterns of names and addresses that clients may ask for, and the targets that are made from them."""
 
 from __future__ import annotations
 

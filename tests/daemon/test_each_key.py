@@ -1,6 +1,6 @@
-"""Each key of the configuration, changed alone by a reload while clients are connected: what leads to another
-server cuts its own clients, and nothing else cuts any. An entry that moves cuts nobody: its clients have got
-what they asked for.
+"""A reload changes one key of the configuration while clients are connected, for each key. A key that means
+another server cuts its own clients. No other key cuts a client. An entry with another address does not
+either: its clients are connected to their targets already.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Faults of what the daemon depends on: its resolver, its clock, its disks."""
+"""Faults of the daemon's surroundings: its resolver, its clock, its disks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def know_name(bed: Bed) -> None:
 
 
 async def silence_resolver(bed: Bed) -> None:
-    """Let each lookup hang, as when the name servers are gone."""
+    """Let each lookup hang, as when the name servers do not answer."""
     bed.shim.resolve(SILENCE)
     await reset(bed)
 

@@ -108,7 +108,7 @@ class Scenario:
         self._choices = choices
         self._clients: list[Client] = []
         self._requests: list[OpenRequest] = []
-        """What the peer has asked for and nobody has answered."""
+        """The unanswered requests of the peer."""
         self._latest: dict[int, Client] = {}
         """The clients, by our channel numbers."""
         self._errors: list[ProtocolError] = []

@@ -1,4 +1,4 @@
-"""A gateway whose whole machine is gone. kubemux notices by keepalive, or sooner if it has sent something."""
+"""A gateway whose machine has failed. kubemux notices by keepalive, or sooner if it has sent bytes."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def tunnel(sshd: Sshd, server: Server, **more: object) -> AsyncIterator[tuple[Watched, Endpoint]]:
-    """A gateway that is `sshd`, and a port that leads to `server`."""
+    """A gateway at `sshd`, and a local port that is forwarded to `server`."""
     async with (
         server,
         native(config_for(sshd, **more)) as gateway,

@@ -184,7 +184,7 @@ async def test_a_reply_and_all_that_follows_it_reach_a_client(tmp_path: Path, in
 
 
 async def test_a_channel_that_has_ended_before_its_relay_begins_is_relayed_in_order(tmp_path: Path) -> None:
-    """With data that nobody has read yet, or none."""
+    """With unread data, or without."""
     async with site(tmp_path) as (peer, served):
         for said in (b"", ANSWER):
             reaching = await peer.asked()
@@ -229,7 +229,7 @@ async def test_a_client_that_reads_late_gets_all_of_it(
 
 @pytest.mark.parametrize("credit", [0, 10_000, 1 << 30])
 async def test_a_client_on_another_channel_gets_all_of_it(tmp_path: Path, credit: int) -> None:
-    """It grants more credit when EOF and CLOSE have come."""
+    """The peer grants more credit after EOF and CLOSE have arrived."""
     said = pattern(100_000)
     async with site(tmp_path) as (peer, served):
         jumper, ended = scripted.Channel(credit), list[Relay]()

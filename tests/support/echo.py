@@ -32,7 +32,7 @@ class Echo(Server):
 
 
 class Sink(Server):
-    """Reads until EOF, then answers with the SHA-256 of what it has read, in hex: half-close must work."""
+    """Reads until EOF, then answers with the SHA-256 of all bytes, in hex: half-close must work."""
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         digest = hashlib.sha256()

@@ -7,7 +7,7 @@ import urllib.request
 
 
 def forget(etcd: str) -> None:
-    """Compact: of what has been changed, only the present values are left. Blocks."""
+    """Compact the store: only current values remain, no history. Blocks."""
     # Whoever has seen all but the last change misses nothing, so there is one more.
     revision = _ask(etcd, "put", {"key": "YWdlZA=="})["header"]["revision"]
     _ask(etcd, "compaction", {"revision": revision})

@@ -1,5 +1,5 @@
-"""The byte path of kubemux's SSH server: each client that logs in becomes a Link. Who may log in is not its
-business: any client with the test's key.
+"""The byte path of kubemux's SSH server: each client that logs in becomes a Link. Any client with the test's
+key may log in.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Served:
 
     @property
     def arguments(self) -> Sequence[str]:
-        """Those of ssh(1) that lead to this server; the destination is `bastion`."""
+        """The arguments of ssh(1) for this server; the destination is `bastion`."""
         options = {
             "HostName": self.endpoint.host,
             "Port": self.endpoint.port,

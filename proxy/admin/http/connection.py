@@ -190,7 +190,7 @@ class Connection(H11Protocol):
             return
         cycle = self.cycle
         is_order = scope["method"] not in ("GET", "HEAD")
-        scope["asgi"]["spec_version"] = "2.4"  # `_paced` raises OSError once the client has gone
+        scope["asgi"]["spec_version"] = "2.4"  # `_paced` raises OSError if the client has disconnected
         if is_order:
             self._owner.ordering(self)
         self._task = asyncio.current_task()

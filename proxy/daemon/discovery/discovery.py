@@ -117,7 +117,7 @@ class Discovery:
         return found.address
 
     def snapshot(self) -> DiscoverySnapshot:
-        """For status."""
+        """For the status."""
         trouble = self._trouble or Trouble("", "", "")
         return DiscoverySnapshot(
             cluster=self._config.cluster,
@@ -131,7 +131,7 @@ class Discovery:
     # ------------------------------------------------------------------------------------------------- life
 
     def start(self) -> None:
-        """Start to watch. Call it when the cluster is there."""
+        """Start to watch. The cluster must exist."""
         if not self._tasks:
             self._task = self._tasks.keep(self._run, name="watch")
 

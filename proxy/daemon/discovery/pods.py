@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from proxy.runtime.text import shown
 
 MAX_PODS: Final = 20_000
-"""The most pods of a route, a hundred times of what people usually need. A pod takes about 300 bytes here."""
+"""The maximum number of pods of a route, far more than usual. A pod takes about 300 bytes here."""
 
 
 class Expired(Exception):

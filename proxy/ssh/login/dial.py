@@ -250,7 +250,7 @@ def unanswered(keepalive: KeepaliveConfig) -> float:
     5482).
 
     It is half of what the keepalive allows, because the keepalive needs an answer of sshd, which may be busy.
-    A kernel that has acknowledged none of six retransmissions is gone, or the network between is. It is at
+    If a kernel has acknowledged none of six retransmissions, it or the network has failed. It is at
     least one second, because one lost retransmission takes 600 ms.
     """
     return max(1.0, keepalive.interval * keepalive.max_missed / 2)

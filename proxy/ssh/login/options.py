@@ -268,7 +268,7 @@ def _agent(config: GatewayConfig, found: SshConfig | None) -> str | None:
 def jumps(
     config: GatewayConfig, gateways: Mapping[str, GatewayConfig], asked: str | None
 ) -> list[tuple[str, GatewayConfig]]:
-    """The jump hosts that lead to `config`, by name: its `jump`, else the ProxyJump that is `asked`."""
+    """The jump hosts of `config`, by name: its `jump`, else the ProxyJump that is `asked`."""
     if config.jump:
         return [(name, gateways[name]) for name in config.jump]
     return [(hop.strip(), proxy_jump(config, hop)) for hop in asked.split(",")] if asked else []

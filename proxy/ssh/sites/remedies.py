@@ -1,4 +1,4 @@
-"""What to do when a site's link has ended. The remedies of `Reason` are for gateways, which kubemux dials."""
+"""Remedies after a site's link has ended. The remedies of `Reason` are for gateways, which kubemux dials."""
 
 from __future__ import annotations
 

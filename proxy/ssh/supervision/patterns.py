@@ -77,7 +77,7 @@ class PatternGateway:
         return self._hosts[host][0] if host in self._hosts else None
 
     def gateway(self, host: str) -> Gateway:
-        """The gateway of `host`, which is made if there is none. Raises UnknownName, HostLimit, LinkDown."""
+        """Find or make the gateway of `host`. Raises UnknownName, HostLimit, LinkDown."""
         if self._is_closing:
             raise LinkDown(f"gateway {self.name} is configured no more")
         if host not in self._hosts:

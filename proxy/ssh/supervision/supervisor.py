@@ -3,7 +3,7 @@
 One task dials, one attempt at a time. So a wrong key is tried once, not once for each link, and the second
 link is dialled as soon as the first is up.
 
-A gateway with `dial: on_demand` has links only while clients are there, and for `idle_timeout` after that;
+A gateway with `dial: on_demand` has links only while clients use it, and for `idle_timeout` after that.
 `demand` decides how many.
 
 `dialler` makes the links, `retry` decides when, `lifetimes` watches and replaces them until they have ended,
@@ -116,7 +116,7 @@ class Supervisor:
         self.waiting.changed(is_up=False)
 
     def _leave(self) -> None:
-        """Report nothing more: a new gateway may have this name now."""
+        """Stop reporting: a new gateway may have this name now."""
         self._is_closing = self._report.is_closing = True
 
     def reconfigure(self, config: GatewayConfig) -> None:
