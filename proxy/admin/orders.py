@@ -55,7 +55,7 @@ class Control(Protocol):
         """
 
     async def end(self, caller: str, of: str | None) -> int:
-        """End the connections of one caller, `uid:1002` for example, at once; returns how many.
+        """End the connections of one caller, `uid:1002` for example, at once. Returns how many.
 
         `of` is a cluster or a route; None means all of them. Raises UnknownName.
         """

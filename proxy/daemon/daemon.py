@@ -119,7 +119,7 @@ class Daemon:
         systemd.notify(systemd.READY, systemd.status(summary(self.snapshot())))
 
     async def _start_admin(self, server: AdminServer, admin: AdminConfig) -> bool:
-        """Serve the admin endpoints; returns whether at least one address could be bound."""
+        """Serve the admin endpoints. Returns whether at least one address could be bound."""
         is_bound = False
         try:
             sock = self._store.claim(admin.listen) or await bind(admin.listen, Place("names of admin.listen"))

@@ -38,7 +38,7 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def issue(ca_file: Path) -> ssl.SSLContext:
-    """Make an authority and a server certificate; returns the server's TLS context.
+    """Make an authority and a server certificate. Returns the server's TLS context.
 
     The authority's certificate goes to `ca_file`, the server's key beside it, with the suffix `.server`.
     Raises OSError.

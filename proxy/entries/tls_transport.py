@@ -188,7 +188,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             protocol.buffer_updated(filled)
 
     def _decrypt(self, room: memoryview) -> int:
-        """Decrypt bytes of one record into `room`; returns how many, 0 if there are none."""
+        """Decrypt bytes of one record into `room`. Returns how many, 0 if there are none."""
         try:
             count = cast("int", self._tls.read(len(room), room))  # typeshed says bytes, as without `room`
         except ssl.SSLWantReadError:

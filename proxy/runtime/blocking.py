@@ -115,7 +115,7 @@ def leave(code: int) -> None:
 
 
 def all_of(functions: Mapping[K, Callable[[], T]], *, timeout: float) -> dict[K, T | Hangs]:
-    """Call all functions at once, each in its own thread; returns their results, or Hangs for one that hangs.
+    """Call all functions at once, each in its own thread. Returns their results, or Hangs for one that hangs.
 
     For programs without an event loop.
     """

@@ -106,7 +106,7 @@ async def run(
     inherits: Collection[int] = (),
     most: int = MAX_OUTPUT,
 ) -> Ran:
-    """Run `command`; returns its exit code and its output, at most `most` bytes.
+    """Run `command`. Returns its exit code and its output, at most `most` bytes.
 
     Raises OSError if there is no such program, ValueError if it prints more.
 

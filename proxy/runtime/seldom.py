@@ -18,7 +18,7 @@ class Seldom:
         return f"<Seldom {self._count} since the last>"
 
     def __call__(self) -> int:
-        """Note an event; returns for how many a line is due now: 0 if none is."""
+        """Note an event. Returns for how many a line is due now: 0 if none is."""
         self._count += 1
         now = self._loop.time()
         if now - self._last < self._seconds:

@@ -88,7 +88,7 @@ class Backoff:
         self._random = rng or _shared
 
     def failed(self, retry: RetryClass) -> float:
-        """Count a failed dial; returns seconds until the next one."""
+        """Count a failed dial. Returns seconds until the next one."""
         first, largest = _LIMITS[retry]
         bound = min(largest, first * 2.0 ** min(self._failures[retry], 16))
         self._failures[retry] += 1
@@ -97,11 +97,11 @@ class Backoff:
         return self._random.uniform(least, bound)
 
     def unused(self) -> float:
-        """A link ended because it was idle, which is no failure; returns seconds until the next dial."""
+        """A link ended because it was idle, which is no failure. Returns seconds until the next dial."""
         return self._random.uniform(0.0, _LIMITS[RetryClass.SOON][0])
 
     def lost(self, age: float) -> float:
-        """A link ended that was up for `age` seconds; returns seconds until the next dial."""
+        """A link ended that was up for `age` seconds. Returns seconds until the next dial."""
         if age >= STABLE_S:
             self._failures.clear()
         return self.failed(RetryClass.SOON)

@@ -369,7 +369,7 @@ class Link:
         self._plane.lost(error)
 
     async def close(self, error: LinkError | None = None) -> None:
-        """End the link and all channels on it; returns when its sockets are closed."""
+        """End the link and all channels on it. Returns when its sockets are closed."""
         self.error = self._plane.error = (
             self.error or error or LinkClosed(f"link to {self.server} closed by kubemux")
         )

@@ -248,7 +248,7 @@ class Daemon:
 async def serving(
     daemon: Daemon, socket: Path, *, idle_timeout: float = 30.0, answer_timeout: float = 10.0
 ) -> AsyncIterator[Endpoint]:
-    """Serve `daemon` at a unix socket and at a TCP port until the block ends; yields the TCP address."""
+    """Serve `daemon` at a unix socket and at a TCP port until the block ends. Yields the TCP address."""
     server = daemon.server(idle_timeout=idle_timeout, answer_timeout=answer_timeout)
     try:
         await server.start_unix(socket)

@@ -47,7 +47,7 @@ async def unix(daemon: Daemon, tmp_path: Path) -> AsyncIterator[Asker]:
 
 
 async def exchange(path: Path | Endpoint, request: bytes) -> bytes:
-    """Send `request`; returns everything until the server closes the connection."""
+    """Send `request`. Returns everything until the server closes the connection."""
     connect = asyncio.open_unix_connection(path) if isinstance(path, Path) else asyncio.open_connection(*path)
     async with asyncio.timeout(SECONDS):
         reader, writer = await connect

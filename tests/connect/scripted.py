@@ -31,7 +31,7 @@ class Entry:
         self._listener.close()
 
     def accept(self) -> tuple[socket.socket, bytes]:
-        """Accept a client; returns its connection and its request."""
+        """Accept a client. Returns its connection and its request."""
         sock, _ = self._listener.accept()
         sock.settimeout(SECONDS)
         head = b""
@@ -42,7 +42,7 @@ class Entry:
         return sock, head
 
     def serve(self, answer: bytes = ACCEPTED) -> socket.socket:
-        """Accept a client and send `answer`; returns the connection."""
+        """Accept a client and send `answer`. Returns the connection."""
         sock, _ = self.accept()
         sock.sendall(answer)
         return sock
@@ -66,7 +66,7 @@ def kubemux(*words: str, stdout: int = subprocess.PIPE, **environment: str) -> I
 
 
 def ended(process: Process) -> tuple[int, bytes, bytes]:
-    """Close the process' standard input, and wait; returns its exit code and the rest of its output."""
+    """Close the process' standard input, and wait. Returns its exit code and the rest of its output."""
     if process.stdin:
         process.stdin.close()
     out, err = (stream.read() if stream else b"" for stream in (process.stdout, process.stderr))

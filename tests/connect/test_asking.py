@@ -19,7 +19,7 @@ NB = Endpoint("nb", 22)
 
 
 def asked(scripted: Entry, answer: bytes, *, size: int = 1 << 16, what: Endpoint = NB) -> tuple[bytes, bytes]:
-    """Run `through`; returns what the entry got, and the bytes that are still in the socket afterwards.
+    """Run `through`. Returns what the entry got, and the bytes that are still in the socket afterwards.
 
     The answer arrives in pieces of `size` bytes.
     """

@@ -222,7 +222,7 @@ class Bed:
                 await asyncio.sleep(0.01)
 
     async def take(self, config: Config) -> set[str]:
-        """Reload; returns what the daemon says has changed."""
+        """Reload. Returns what the daemon says has changed."""
         result = await reload._apply(self.graph, Loaded(config, {}))
         assert not result.added
         assert not result.removed

@@ -78,7 +78,7 @@ class Bed:
         self.users.write_text("".join(lines))
 
     async def ask(self, login: str = "ci:secret", *, tls: bool = True) -> tuple[str, int]:
-        """Send a request; returns the status, and the serial number of the entry's certificate."""
+        """Send a request. Returns the status, and the serial number of the entry's certificate."""
         context = ssl.create_default_context(cafile=self.authority.ca.cert)
         context.load_cert_chain(self._client.cert, self._client.key)
         async with asyncio.timeout(60):

@@ -25,7 +25,7 @@ NAMES: Final = (
 
 
 def shown_to_a_server(client: Issued, ca: Path, *, verify: ssl.VerifyMode) -> Mapping[str, object]:
-    """Do a TLS handshake in memory; returns the client's certificate as the server sees it."""
+    """Do a TLS handshake in memory. Returns the client's certificate as the server sees it."""
     theirs = ssl.create_default_context(cafile=ca)
     theirs.load_cert_chain(client.cert, client.key)
     theirs.check_hostname = False

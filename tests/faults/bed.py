@@ -326,7 +326,7 @@ class Bed:
         await asyncio.to_thread(self._post, "/-/reconnect?gateway=edge")
 
     async def reload(self) -> None:
-        """Do what `kubemux reload` does; returns when this reload and all earlier ones have been applied."""
+        """Do what `kubemux reload` does. Returns when this reload and all earlier ones have been applied."""
         await asyncio.to_thread(self._post, "/-/reload")
 
     def _post(self, path: str) -> None:

@@ -83,7 +83,7 @@ def measure(daemon: Daemon, *sshds: Edge) -> Holdings:
 
 
 async def settled(daemon: Daemon, *sshds: Edge) -> Holdings:
-    """Wait until the daemon is idle; returns its resources. Raises AssertionError if it does not
+    """Wait until the daemon is idle. Returns its resources. Raises AssertionError if it does not
     become idle.
     """
     return await asyncio.to_thread(_settle, daemon, sshds, None)

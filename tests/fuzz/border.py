@@ -160,7 +160,7 @@ class Border:
         self.protocol = self._wire.protocol = protocol
 
     def to_asyncssh(self, packet: memoryview, sequence: int) -> bool:
-        """Accept a message that belongs to no channel; returns whether the connection is still open."""
+        """Accept a message that belongs to no channel. Returns whether the connection is still open."""
         del sequence
         assert len(packet) > HEADER
         self.waits_for_keys |= packet[HEADER] == messages.NEWKEYS

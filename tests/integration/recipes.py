@@ -43,7 +43,7 @@ class Desk:
     def typed(
         self, script: str, *, stdin: bytes = b"", seconds: float = 60
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run the script in a shell; returns its exit code and output."""
+        """Run the script in a shell. Returns its exit code and output."""
         return subprocess.run(
             ["bash", "-euo", "pipefail", "-c", self.here(script)],
             input=stdin,
@@ -55,7 +55,7 @@ class Desk:
         )
 
     def said(self, script: str) -> str:
-        """Run the script; returns its output. Raises AssertionError if it fails."""
+        """Run the script. Returns its output. Raises AssertionError if it fails."""
         done = self.typed(script)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()

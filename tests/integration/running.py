@@ -73,7 +73,7 @@ def told(daemon: Daemon) -> dict[str, Told]:
 
 
 async def settled(daemon: Daemon, *gateways: str) -> dict[str, Told]:
-    """Wait until each of these gateways (by default all) was dialled once; returns `told`."""
+    """Wait until each of these gateways (by default all) was dialled once. Returns `told`."""
 
     def is_settled() -> bool:
         return all(

@@ -35,7 +35,7 @@ class Bed(NamedTuple):
 
 
 async def ask(proxy: Endpoint, host: str, payload: bytes = b"") -> tuple[str, bytes]:
-    """Send CONNECT; returns the status line, and after 200 what comes back for `payload`."""
+    """Send CONNECT. Returns the status line, and after 200 what comes back for `payload`."""
     async with asyncio.timeout(60):
         reader, writer = await asyncio.open_connection(*proxy)
         writer.write(f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() + payload)

@@ -38,7 +38,7 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 async def start(
     stack: AsyncExitStack, sshd: Sshd, folder: Path, *servers: Server, **limits: object
 ) -> tuple[Daemon, list[Endpoint]]:
-    """A daemon with a cluster for each server; returns it and each cluster's mapped port."""
+    """A daemon with a cluster for each server. Returns it and each cluster's mapped port."""
     ports = [free_port() for _ in servers]
     clusters: dict[str, object] = {
         f"c{n}": cluster(port, server.endpoint, probe={"interval": "10m"})

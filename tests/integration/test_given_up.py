@@ -31,7 +31,7 @@ def told(daemon: Daemon) -> dict[str, dict[str, object]]:
 
 
 def kubectl(port: int) -> tuple[str, float]:
-    """Run kubectl on the cluster at `port`; returns what it prints, and how many seconds it took."""
+    """Run kubectl on the cluster at `port`. Returns what it prints, and how many seconds it took."""
     began = time.monotonic()
     done = subprocess.run(
         [

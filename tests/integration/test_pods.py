@@ -93,7 +93,7 @@ async def place(apiserver: ApiServer, bed: Bed, name: str, address: str) -> None
 
 
 async def led(bed: Bed, name: str, port: int = 22) -> str:
-    """Ask the entry for a pod; returns the address that the client reached, or the entry's refusal."""
+    """Ask the entry for a pod. Returns the address that the client reached, or the entry's refusal."""
     status, came = await ask(bed.proxy, f"{name}.{bed.namespace}:{port}", b"x" * 15)
     return came.decode().strip() if status.startswith("200") else status
 

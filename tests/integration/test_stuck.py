@@ -52,7 +52,7 @@ async def deaf() -> AsyncIterator[Deaf]:
 def daemon_for(
     sshd: Sshd, folder: Path, *servers: Endpoint, via: str = "edge", drain: str = "200ms"
 ) -> tuple[Daemon, list[Endpoint]]:
-    """A daemon with a cluster for each server; yields it and the mapped ports."""
+    """A daemon with a cluster for each server. Yields it and the mapped ports."""
     ports = [free_port() for _ in servers]
     clusters = {
         f"c{n}": cluster(port, server, via=via, probe={"interval": "10m"})

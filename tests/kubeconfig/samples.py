@@ -66,7 +66,7 @@ def target(
 
 @st.composite
 def kubeconfigs(draw: st.DrawFn) -> tuple[str, list[str]]:
-    """Draws the text of a kubeconfig with comments between its lines; returns it and the comments."""
+    """Draws the text of a kubeconfig with comments between its lines. Returns it and the comments."""
     foreign = names.filter(lambda name: not name.startswith(OWN))
     clusters, users, contexts = (
         draw(st.lists(kind, unique=True, max_size=4)) for kind in (foreign, foreign, names)

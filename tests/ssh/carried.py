@@ -132,7 +132,7 @@ async def upload(port: Endpoint, size: int) -> None:
 
 
 async def download(port: Endpoint, size: int) -> float:
-    """Read `size` bytes from a `Source`, and check them; returns the longest pause in seconds."""
+    """Read `size` bytes from a `Source`, and check them. Returns the longest pause in seconds."""
     expected = hashlib.sha256(pattern(size)).digest()
     digest, longest, loop = hashlib.sha256(), 0.0, asyncio.get_running_loop()
     reader, writer = await asyncio.open_connection(*port)

@@ -49,7 +49,7 @@ def config_for(sshd: Sshd, **more: object) -> GatewayConfig:
 async def dialled(
     config: GatewayConfig, gateways: Mapping[str, GatewayConfig] | None = None
 ) -> AsyncIterator[Dialled]:
-    """Dial one link; yields its connections, and closes them at the end. Raises LinkError."""
+    """Dial one link. Yields its connections, and closes them at the end. Raises LinkError."""
     result = await dial(config, gateways or {}, Handshakes(), lambda _: None)
     try:
         yield result

@@ -54,14 +54,14 @@ class Script:
             return message
 
     async def open_request(self) -> int:
-        """Wait until the client asks for a channel; returns the client's number for it."""
+        """Wait until the client asks for a channel. Returns the client's number for it."""
         packet = SSHPacket(await self.receive(messages.OPEN))
         packet.get_byte()
         packet.get_string()
         return packet.get_uint32()
 
     async def open(self, window: int = 1 << 20, largest: int = 32768, number: int = 7) -> int:
-        """Confirm the next channel that the client asks for; returns the client's number for it."""
+        """Confirm the next channel that the client asks for. Returns the client's number for it."""
         theirs = await self.open_request()
         self.send(messages.OPEN_CONFIRMATION, theirs, number, window, largest)
         return theirs

@@ -65,7 +65,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
 
 @asynccontextmanager
 async def flooded(folder: Path, flood: str) -> AsyncIterator[tuple[Watched, list[Flooding]]]:
-    """A gateway with a link to a flooding server; yields it and the server's side."""
+    """A gateway with a link to a flooding server. Yields it and the server's side."""
     servers: list[Flooding] = []
 
     def session(conns: Connections) -> Flooding:

@@ -96,7 +96,7 @@ class Site:
         await self._script.receive(kind)
 
     async def leave(self) -> None:
-        """End the connection; returns when its link knows."""
+        """End the connection. Returns when its link knows."""
         self._script.conn.abort()
         async with asyncio.timeout(SECONDS):
             await asyncio.shield(self.link.closed)

@@ -81,7 +81,7 @@ class Gaps(Sink):
 
 
 async def rekeyed(port: Endpoint, way: str) -> float:
-    """Transfer `REKEYED` bytes and check them; returns the longest time without a byte in a download, in
+    """Transfer `REKEYED` bytes and check them. Returns the longest time without a byte in a download, in
     seconds.
     """
     longest = 0.0

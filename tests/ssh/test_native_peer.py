@@ -305,7 +305,7 @@ async def test_bytes_waiting_for_a_slow_user_arrive_after_the_close(gateway: Wat
 
 
 def send(channel: Any, data: bytes) -> int:
-    """Send as a client's transport does; returns how many bytes were accepted."""
+    """Send as a client's transport does. Returns how many bytes were accepted."""
     buffer = channel.get_buffer(-1)
     size = min(len(buffer), len(data))
     buffer[:size] = data[:size]

@@ -168,7 +168,7 @@ class ApiServer:
 
 @contextmanager
 def run_etcd(folder: Path) -> Iterator[str]:
-    """A running etcd; yields its URL."""
+    """A running etcd. Yields its URL."""
     client, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
     arguments: list[str | Path] = [
         asset("etcd"),

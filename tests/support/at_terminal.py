@@ -54,7 +54,7 @@ class AtTerminal:
         os.write(self._ours, keys)
 
     def expect(self, text: bytes) -> bytes:
-        """Wait until the program prints `text`; returns its output before that.
+        """Wait until the program prints `text`. Returns its output before that.
 
         Raises AssertionError if the program ends, or takes too long.
         """
@@ -65,7 +65,7 @@ class AtTerminal:
         return before
 
     def end(self) -> int:
-        """Wait until the program ends; returns its exit code. `shown` is then the rest of its output."""
+        """Wait until the program ends. Returns its exit code. `shown` is then the rest of its output."""
         deadline = time.monotonic() + SECONDS
         while self._read(deadline):
             pass

@@ -78,7 +78,7 @@ class FarSshd(Sshd):
             _ip("address", "add", address, "dev", "lo", inside=str(self._machine.pid))
 
     def listen_on_link_local(self) -> str:
-        """Listen on an IPv6 link-local address too; returns it with our interface as its zone
+        """Listen on an IPv6 link-local address too. Returns it with our interface as its zone
         (RFC 4007 11).
         """
         _ip("address", "add", "fe80::7/64", "dev", self.cable, "nodad")

@@ -66,6 +66,6 @@ class Hasty:
 
     @asynccontextmanager
     async def serve(self, folder: Path) -> AsyncIterator[GatewayConfig]:
-        """Serve until the block ends; yields the configuration of a gateway that leads here."""
+        """Serve until the block ends. Yields the configuration of a gateway that leads here."""
         async with other_servers.asyncssh_server(folder, self.session) as config:
             yield config

@@ -49,7 +49,7 @@ class Rogue:
         """The gateway's section of the configuration, set by `start`."""
 
     def start(self) -> None:
-        """Start the process; returns when it listens."""
+        """Start the process. Returns when it listens."""
         host_key, key = ssh_keys.new_key(self._folder / "host"), ssh_keys.new_key(self._folder / "key")
         command = [sys.executable, "-m", "tests.support.rogue", self._kind, str(host_key), f"{key}.pub"]
         with (self._folder / "rogue.log").open("wb") as log:

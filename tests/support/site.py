@@ -87,7 +87,7 @@ class RemoteSite:
         await self.process.communicate()
 
     async def ended(self) -> str:
-        """Wait until ssh has ended by itself; returns what it printed."""
+        """Wait until ssh has ended by itself. Returns what it printed."""
         async with asyncio.timeout(60):
             _, said = await self.process.communicate()
         return said.decode()

@@ -54,7 +54,7 @@ def sign(
     validity: str = "-1h:+1h",
     more: Sequence[str] = (),
 ) -> Path:
-    """Sign `key` with `ca`; returns the path of the certificate, a user's or (`host`) a host's.
+    """Sign `key` with `ca`. Returns the path of the certificate, a user's or (`host`) a host's.
 
     Without `principals` it is valid for every name. `validity` is ssh-keygen(1)'s -V, `more` are other
     options of that program.

@@ -128,7 +128,7 @@ class Sshd:
     # ------------------------------------------------------------------------------------------ life
 
     def start(self) -> None:
-        """Start sshd; returns when a client gets its version line.
+        """Start sshd. Returns when a client gets its version line.
 
         If another process uses the port, the first start tries another one; a restart keeps the port.
         """

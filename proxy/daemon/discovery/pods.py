@@ -58,7 +58,7 @@ def page(body: bytes) -> Page:
 
 
 def apply(line: bytes, pods: Pods) -> str:
-    """Apply one line of a watch to `pods`; returns the resourceVersion from which to continue.
+    """Apply one line of a watch to `pods`. Returns the resourceVersion from which to continue.
 
     Raises Unusable, or Expired if that version is too old; then `pods` has not changed.
     """

@@ -134,7 +134,7 @@ class _Chain:
     async def extend(
         self, config: GatewayConfig, *, on_lost: Lost | None = None, route: tuple[str, ...] = ()
     ) -> tuple[str, float, Login]:
-        """Connect to the next server; returns its `HOST:PORT`, the seconds of the handshake, and its Login.
+        """Connect to the next server. Returns its `HOST:PORT`, the seconds of the handshake, and its Login.
 
         As in OpenSSH, only the first hop uses its own jumps: the others are reached through the hop before
         them. `route` has the names of the hops so far, to detect a circle.

@@ -84,7 +84,7 @@ def read_learned(path: Path) -> bytes:
 
 
 async def learn(path: Path, config: GatewayConfig, announcement: Announcement, place: Place) -> Update | None:
-    """Write to `path` what `announcement` allows, in `place`; returns the change, if there is one.
+    """Write to `path` what `announcement` allows, in `place`. Returns the change, if there is one.
 
     Raises CredentialsUnusable, OSError, asyncssh.Error, Hangs.
     """
@@ -173,7 +173,7 @@ def is_proof(proof: bytes, session: bytes, blob: bytes) -> bool:
 def _write(
     path: Path, config: GatewayConfig, announcement: Announcement, proven: Collection[bytes]
 ) -> Update:
-    """Replace the file by a new one with the `proven` keys; returns the changes.
+    """Replace the file by a new one with the `proven` keys. Returns the changes.
 
     It compares again, because the files may have changed since the server was asked. Raises OSError,
     CredentialsUnusable.

@@ -137,7 +137,7 @@ class ProxyCommand:
     # ------------------------------------------------------------------------------------------------ its end
 
     async def close(self) -> None:
-        """End the process and what it has started; returns when it is reaped.
+        """End the process and what it has started. Returns when it is reaped.
 
         The connection must be closed before. Idempotent.
         """

@@ -57,7 +57,7 @@ def scan(config: GatewayConfig, prepared: Prepared, hop: asyncssh.SSHClientConne
 
 
 def verify(server: Server, shown: bytes) -> asyncssh.SSHKey:
-    """Check the key or certificate `shown`; returns the key that must have signed the key exchange.
+    """Check the key or certificate `shown`. Returns the key that must have signed the key exchange.
 
     Raises LinkError.
     """

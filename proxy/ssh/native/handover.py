@@ -186,7 +186,7 @@ class Handover:
             transport.set_protocol(protocol)
 
     def to_asyncssh(self, packet: memoryview, sequence: int) -> bool:
-        """Let asyncssh process an opened packet, which has no tag; returns whether the connection still
+        """Let asyncssh process an opened packet, which has no tag. Returns whether the connection still
         exists.
 
         asyncssh ends the connection itself if the packet is wrong.

@@ -93,7 +93,7 @@ class Forwards:
                 raise ForwardRefused(f"-R {one} has the name of another site, and this is {self.site}")
 
     def cancel(self, host: str, port: int) -> bool:
-        """Remove a forward; returns whether there was one."""
+        """Remove a forward. Returns whether there was one."""
         one = Endpoint(host, port)
         if one == self.dynamic:
             self.dynamic = None

@@ -118,7 +118,7 @@ class Links(Generic[L]):
         self._choose()
 
     def mark_stale(self, link: L, *, wanted: int) -> bool:
-        """Make `link` stale if it serves and one more link may retire; returns whether it did."""
+        """Make `link` stale if it serves and one more link may retire. Returns whether it did."""
         if (
             link not in self._serving
             or self._generations[link] != self.generation
@@ -130,7 +130,7 @@ class Links(Generic[L]):
         return True
 
     def retire_surplus(self, wanted: int) -> list[L]:
-        """Retire the links above `wanted`, stale ones first, then the oldest; returns them."""
+        """Retire the links above `wanted`, stale ones first, then the oldest. Returns them."""
         leaving = [
             *self.stale,
             *(link for link in self._serving if self._generations[link] == self.generation),
@@ -153,7 +153,7 @@ class Links(Generic[L]):
         return youngest_first[: max(0, len(self.retiring) - wanted)]
 
     def remove(self, link: L) -> bool:
-        """Remove a link that has ended; returns whether it served, so that another is needed. Idempotent."""
+        """Remove a link that has ended. Returns whether it served, so that another is needed. Idempotent."""
         if self._generations.pop(link, None) is None:
             return False
         if link in self.retiring:

@@ -30,7 +30,7 @@ class Retry:
         return None if self._due is None else max(0.0, self._due - asyncio.get_running_loop().time())
 
     def dial_failed(self, retry: RetryClass) -> float:
-        """A dial failed; returns the seconds to wait."""
+        """A dial failed. Returns the seconds to wait."""
         delay = self.backoff.failed(retry)
         self._wait_for(delay)
         return delay

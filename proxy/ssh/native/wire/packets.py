@@ -68,14 +68,14 @@ class Sealer(_Keyed):
     """Seals the packets that we send."""
 
     def seal(self, buffer: memoryview, start: int, size: int) -> int:
-        """Make a packet at `start` from the `size` bytes of payload at `start + HEADER`; returns its end.
+        """Make a packet at `start` from the `size` bytes of payload at `start + HEADER`. Returns its end.
 
         The buffer must have room for `size + OVERHEAD` bytes from `start` on.
         """
         return self.seal_from(buffer, start + HEADER, size, buffer, start)
 
     def seal_from(self, source: memoryview, at: int, size: int, buffer: memoryview, start: int) -> int:
-        """Make a packet at `start` of `buffer` from the payload at `at` of `source`; returns its end.
+        """Make a packet at `start` of `buffer` from the payload at `at` of `source`. Returns its end.
 
         It costs no more than sealing in place. It overwrites the byte before the payload, and up to PADDING
         bytes after it.

@@ -105,7 +105,7 @@ class ReceiveWindow:
         self._enough = _enough(self.size)
 
     def shrink(self, now: float, ceiling: int = WIDEST, *, tight: bool) -> int:
-        """Shrink the window if it is idle or much too large, or if memory is `tight`; returns by how many
+        """Shrink the window if it is idle or much too large, or if memory is `tight`. Returns by how many
         bytes.
 
         Bytes that are owed are not granted. A channel's share of the traffic goes up and down, so its window
