@@ -79,7 +79,7 @@ async def test_clients_are_refused_until_the_gateway_is_back(
             assert (told(daemon)["one"]["state"], told(daemon)["one"]["reason"]) == ("up", "link_down"), (
                 "the status says so before the first probe"
             )
-            assert "gateway edge has no link" in str(told(daemon)["one"]["message"])
+            assert "edge has no link" in str(told(daemon)["one"]["message"])
             for name in ("one", "two"):
                 await wait_for_log(daemon, "clients are refused", cluster=name, gateway="edge")
                 with pytest.raises(ConnectionRefusedError):
