@@ -32,17 +32,19 @@ class StatusLine:
         self._loop = asyncio.get_running_loop()
         self._not_before = self._loop.time()
         self._due: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
     def __repr__(self) -> str:
         return f"<StatusLine {'due' if self._due else 'sent'}>"
 
     def changed(self) -> None:
         """Call this after a change that the line may show."""
-        if self._due is None:
+        if self._due is None and not self._is_closed:
             self._due = self._loop.call_at(self._not_before, self._send)
 
     def close(self) -> None:
         """Send nothing more."""
+        self._is_closed = True
         if self._due is not None:
             self._due.cancel()
 

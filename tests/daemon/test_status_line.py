@@ -79,6 +79,5 @@ async def test_nothing_is_sent_after_the_end(manager: socket.socket) -> None:
     line = StatusLine(counter)
     line.changed()
     line.close()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await counter.change(line, 100)
     assert counter.asked == 0
