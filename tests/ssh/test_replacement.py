@@ -5,10 +5,8 @@ end.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -107,9 +105,7 @@ async def test_a_link_that_misses_a_keepalive_is_replaced_if_others_answer(sshd_
         await gateway.until(lambda: gateway.links == 1)
         [sick] = gateway._links
         frozen = await asyncio.to_thread(sshd.sessions)
-        for pid in frozen:
-            with suppress(ProcessLookupError):  # the one that asked for the key, and has ended
-                os.kill(pid, signal.SIGSTOP)
+        await asyncio.to_thread(sshd.signal_sessions, signal.SIGSTOP, frozen)
         supervisor = gateway._supervisor
         supervisor._config = supervisor._lifetimes._config = config.model_copy(update={"connections": 2})
         supervisor._wanted.set()
@@ -120,8 +116,7 @@ async def test_a_link_that_misses_a_keepalive_is_replaced_if_others_answer(sshd_
                 (await open_channel(gateway, server.endpoint)).abort()
             assert gateway.metric("gateway_reconnects_total", reason="keepalive_timeout") == 0
         finally:
-            for pid in frozen & await asyncio.to_thread(sshd.sessions):
-                os.kill(pid, signal.SIGCONT)
+            await asyncio.to_thread(sshd.signal_sessions, signal.SIGCONT, frozen)
 
 
 async def test_a_change_of_keepalive_counts_for_links_that_retire(sshd: Sshd) -> None:
@@ -138,16 +133,13 @@ async def test_a_change_of_keepalive_counts_for_links_that_retire(sshd: Sshd) ->
         sock = old._conn.get_extra_info("socket")
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000
         await replaced(gateway, 1)
-        for pid in frozen:
-            with suppress(ProcessLookupError):  # the one that asked for the key, and has ended
-                os.kill(pid, signal.SIGSTOP)
+        await asyncio.to_thread(sshd.signal_sessions, signal.SIGSTOP, frozen)
         try:
             async with asyncio.timeout(30):
                 error = await asyncio.shield(old.closed)
             assert error.reason == "keepalive_timeout"
         finally:
-            for pid in frozen & await asyncio.to_thread(sshd.sessions):
-                os.kill(pid, signal.SIGCONT)
+            await asyncio.to_thread(sshd.signal_sessions, signal.SIGCONT, frozen)
 
 
 async def test_a_replacement_that_is_refused_leaves_the_old_link(sshd: Sshd, tmp_path: Path) -> None:

@@ -33,6 +33,13 @@ def _penalties() -> str:
     return "PerSourcePenalties no" if match and (int(match[1]), int(match[2])) >= (9, 8) else ""
 
 
+def _signal(pids: set[int], number: signal.Signals) -> None:
+    """Send a signal to those of these processes that are still there."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 class Sshd:
     """One sshd.
 
@@ -160,10 +167,9 @@ class Sshd:
     def stop(self) -> None:
         """End the listener and every session, now. Idempotent."""
         self.kill_listener()
-        for pid in self._sessions.union(*map(descendants, self._sessions)):
-            if "sshd" in command(pid):  # and not a new process with the same process id
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        pids = self._sessions.union(*map(descendants, self._sessions))
+        # Not a new process with the same process id
+        _signal({pid for pid in pids if "sshd" in command(pid)}, signal.SIGKILL)
         self._sessions.clear()
 
     def reconfigure(self, config: Mapping[str, str]) -> None:
@@ -195,11 +201,17 @@ class Sshd:
         """Freeze the listener and every session: the kernel still accepts connections, but
         nothing answers.
         """
-        self._signal(signal.SIGSTOP)
+        _signal(self._all(), signal.SIGSTOP)
 
     def resume(self) -> None:
         """Undo `pause`."""
-        self._signal(signal.SIGCONT)
+        _signal(self._all(), signal.SIGCONT)
+
+    def signal_sessions(self, number: signal.Signals, pids: set[int]) -> None:
+        """Send a signal to those of these sessions that have not ended: one process of each ends with its
+        login.
+        """
+        _signal(self.sessions() & pids, number)
 
     def log(self) -> str:
         """The log that sshd has written so far."""
@@ -209,11 +221,9 @@ class Sshd:
         """How many it has accepted."""
         return self.log().count("Accepted publickey")
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _all(self) -> set[int]:
         assert self._process, "sshd does not run"
-        for pid in {self._process.pid} | self.sessions():
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
+        return {self._process.pid} | self.sessions()
 
     def _write_config(self) -> None:
         defaults = {

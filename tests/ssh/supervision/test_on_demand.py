@@ -7,10 +7,8 @@ The daemon's heartbeat calls `sample`; here the test calls it, and idle time pas
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Callable
-from contextlib import suppress
 
 import pytest
 
@@ -251,9 +249,7 @@ async def test_a_link_that_is_kept_unused_is_still_asked_whether_it_is_there(ssh
         (await channel(gateway, server.endpoint)).abort()
         await until(lambda: gateway.channels == 0)
         frozen = await asyncio.to_thread(sshd.sessions)
-        for pid in frozen:
-            with suppress(ProcessLookupError):  # the one that asked for the key, and has ended
-                os.kill(pid, signal.SIGSTOP)
+        await asyncio.to_thread(sshd.signal_sessions, signal.SIGSTOP, frozen)
         try:
             await gateway.until(lambda: gateway.links == 0)
             gateway.sample()
@@ -261,8 +257,7 @@ async def test_a_link_that_is_kept_unused_is_still_asked_whether_it_is_there(ssh
             (await channel(gateway, server.endpoint)).abort()
             assert gateway.metric("gateway_connects_total", result="ok") == 2
         finally:
-            for pid in frozen & await asyncio.to_thread(sshd.sessions):
-                os.kill(pid, signal.SIGCONT)
+            await asyncio.to_thread(sshd.signal_sessions, signal.SIGCONT, frozen)
 
 
 async def test_links_in_use_are_replaced_and_others_closed(sshd: Sshd) -> None:
