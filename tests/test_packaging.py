@@ -42,7 +42,7 @@ def test_the_wheel_has_the_code_the_licence_and_the_command(tmp_path: Path) -> N
         str(tmp_path),
         str(ROOT),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     if done.returncode:
         parts.missing("package index", done.stderr)
     (wheel,) = tmp_path.glob("*.whl")

@@ -179,7 +179,7 @@ def imports(module: str) -> frozenset[str]:
 @pytest.mark.parametrize("command", CLEAN, ids=["lint", "format", "types"])
 def test_clean(command: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", *command, *CODE], cwd=ROOT, capture_output=True, text=True, timeout=110
+        [sys.executable, "-m", *command, *CODE], cwd=ROOT, capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}{done.stderr}"
 

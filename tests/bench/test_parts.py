@@ -17,7 +17,7 @@ from bench.parts import __main__ as parts
 def test_every_part_runs() -> None:
     """Each part runs once, without a measurement: tests do not check figures."""
     command = [*parts.COMMAND, "-vv", "--benchmark-disable"]
-    done = subprocess.run(command, cwd=parts.ROOT, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=parts.ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     names = set(re.findall(r"::test_(\S+) PASSED", done.stdout))
     kept = parts.Run(**json.loads(parts.BASELINE.read_text()))

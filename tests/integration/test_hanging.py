@@ -29,7 +29,7 @@ from tests.support.shim import Shim
 from tests.support.sshd import Sshd
 from tests.support.tls import Certificates
 
-pytestmark = [pytest.mark.sshd, pytest.mark.gcc, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.sshd, pytest.mark.gcc]
 
 AT_ONCE_S: Final = 60.0
 """Seconds to wait for an answer or for the daemon's end.

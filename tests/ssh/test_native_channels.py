@@ -55,7 +55,7 @@ async def test_65536_channels_come_and_go_on_one_link() -> None:
             await user.lost.wait()
             assert user.eof.is_set()
 
-    async with asyncio.timeout(110), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(280), asyncio.TaskGroup() as group:
         for number in range(AT_ONCE):
             group.create_task(come_and_go(), name=f"client {number}")
     native: Any = peer.link._plane
@@ -84,7 +84,7 @@ async def test_thousands_of_channels_come_and_go_on_one_sshd(sshd: Sshd) -> None
                 await user.lost.wait()
                 assert user.data == said
 
-        async with asyncio.timeout(100), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(280), asyncio.TaskGroup() as group:
             for number in range(AT_ONCE):
                 group.create_task(come_and_go(), name=f"client {number}")
         await closed(gateway)
