@@ -97,8 +97,17 @@ class UserConfig(Section):
         unset="the user's own name",
         min_length=1,
     )
+    connections: Whole = key(
+        "The maximum number of SSH connections of the user. Further ones are refused.",
+        default=100,
+        least=1,
+        most=10_000,
+    )
     max_channels: Whole = key(
-        "The maximum number of channels of one connection.", default=1000, least=1, most=100_000
+        "The maximum number of channels of the user, over all its connections. Further ones are refused.",
+        default=1000,
+        least=1,
+        most=100_000,
     )
 
 

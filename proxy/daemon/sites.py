@@ -12,9 +12,9 @@ from proxy.config.model import Config
 from proxy.daemon.connections import Shared
 from proxy.daemon.retiring import Retiring
 from proxy.daemon.served_site import ServedSite
-from proxy.errors import LinkError
 from proxy.errors.reasons import Reason
 from proxy.relay.interfaces import OpenRequest
+from proxy.ssh.server.login import Refused
 from proxy.ssh.server.session import Guest, Session
 from proxy.ssh.sites.site import Site
 from proxy.ssh.turns import Turns
@@ -22,7 +22,7 @@ from proxy.ssh.turns import Turns
 OnOpen = Callable[[Session, OpenRequest], None]
 OnRefused = Callable[[Session, Reason, str], None]
 
-_GONE: Final = "kubemux: this site is not configured"
+_GONE: Final = "this site is not configured"
 
 
 class Sites(Mapping[str, ServedSite]):
@@ -58,11 +58,11 @@ class Sites(Mapping[str, ServedSite]):
         return len(self._sites)
 
     def logged_in(self, session: Session) -> Guest:
-        """Return the owner of a site's connection, after its login."""
+        """Return the owner of a site's connection, after its login. Raises Refused."""
         assert session.login is not None  # noqa: S101 - the SSH server calls this after a login
         site = self._sites.get(session.login.name)
         if site is None:  # a reload has removed the site already, but not yet its keys
-            return _Unknown(session)
+            raise Refused(Reason.KEY_REMOVED, _GONE)
         return site.site.logged_in(session)
 
     def start(self, config: Config) -> None:
@@ -110,19 +110,3 @@ class Sites(Mapping[str, ServedSite]):
     async def close(self) -> None:
         """End every link."""
         await asyncio.gather(*(site.retire(0) for site in self._sites.values()))
-
-
-class _Unknown(Guest):
-    """The owner of a login whose site a reload has removed. It does nothing."""
-
-    def __init__(self, session: Session) -> None:
-        session.disconnect(_GONE)
-
-    def lost(self, exc: Exception | None) -> None:
-        """Nothing to do: the connection has no link."""
-
-    def recheck(self) -> None:
-        """See `lost`."""
-
-    def ends(self, error: LinkError) -> None:
-        """See `lost`."""

@@ -277,10 +277,11 @@ class Reason(Word):
     )
     LIMIT = (
         "limit",
-        (_C,),
-        "refused: `limits.max_connections` clients are connected; or the SSH connection has `max_channels` "
-        "channels open",
-        "connections_active shows which cluster's; who opens so many?",
+        (_C, _L),
+        "refused: `limits.max_connections` clients are connected; or a site or user has `max_channels` "
+        "channels open, or a user `connections` SSH connections",
+        "connections_active shows which cluster's; who opens so many? If that is meant, raise the limit: the "
+        "message names it",
     )
     CLUSTER_LIMIT = (
         "cluster_limit",

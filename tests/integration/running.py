@@ -8,10 +8,11 @@ import asyncio
 import json
 import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypedDict, cast
+from signal import SIGHUP
+from typing import Any, TypedDict, cast
 
 from tests.support.daemon import Daemon, Sections
 from tests.support.serving import closed
@@ -143,3 +144,18 @@ async def wait_for_metric(daemon: Daemon, value: float, name: str, **labels: str
     await asyncio.to_thread(
         daemon.wait_for, f"{name} {labels}: {value}", lambda: daemon.metric(name, **labels) == value
     )
+
+
+def changed(daemon: Daemon, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the configuration, and wait until the daemon has read it."""
+    config = json.loads(daemon.config.read_text())
+    change(config)
+    daemon.config.write_text(json.dumps(config))
+    reread(daemon)
+
+
+def reread(daemon: Daemon, event: str = "reloaded") -> None:
+    """Let the daemon read its configuration, and wait for this event in its log."""
+    before = len(daemon.events(event))
+    daemon.signal(SIGHUP)
+    daemon.wait_for(event, lambda: len(daemon.events(event)) > before)

@@ -5,18 +5,15 @@ forwards, channels, and connections through a site. What is still permitted goes
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from signal import SIGHUP
-from typing import Any
 
 import pytest
 
 from proxy.ssh.planes import DATA_PLANE
 from tests.integration.jumping import SITE, jumping
+from tests.integration.running import changed, reread
 from tests.integration.sites import ALL, bed
 from tests.integration.test_site_links import echoes, tunnel
 from tests.integration.test_ssh_users import BANNER, Clients, ended
@@ -25,20 +22,6 @@ from tests.support.daemon import Daemon
 pytestmark = pytest.mark.sshd
 
 PLANES = ["native", "asyncssh"]
-
-
-def changed(daemon: Daemon, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the configuration, and wait until the daemon has read it."""
-    config = json.loads(daemon.config.read_text())
-    change(config)
-    daemon.config.write_text(json.dumps(config))
-    reread(daemon)
-
-
-def reread(daemon: Daemon, event: str = "reloaded") -> None:
-    before = len(daemon.events(event))
-    daemon.signal(SIGHUP)
-    daemon.wait_for(event, lambda: len(daemon.events(event)) > before)
 
 
 def reasons(daemon: Daemon, asked: str) -> list[object]:

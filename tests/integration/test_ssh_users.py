@@ -13,6 +13,7 @@ from typing import Final
 import pytest
 
 from tests.integration.jumping import Jumping, jumping
+from tests.integration.running import changed
 from tests.integration.test_life import kubemux
 
 pytestmark = [pytest.mark.sshd]
@@ -110,3 +111,28 @@ def test_a_stop_lets_channels_end_and_opens_no_others(tmp_path: Path) -> None:
         # It sends its end of file; sshd ends, and with it the last channel.
         assert "kubemux: prod-eu: shutdown (kubemux stops)" in ended(busy)
         assert daemon.wait_ended() == 0
+
+
+def test_a_user_may_not_fill_the_daemon(tmp_path: Path) -> None:
+    with jumping(tmp_path) as bed, ExitStack() as stack:
+        clients, daemon = Clients(bed, stack), bed.daemon
+        limits = {"connections": 2, "max_channels": 3}
+        changed(daemon, lambda config: config["users"]["ops"].update(limits))
+        master = ["-M", "-S", "m", "-o", "ControlPersist=no"]
+        stays = [clients.connected("bastion", *master), clients.connected("bastion")]
+        third = bed.desk.typed("ssh -W node-a:22 bastion")
+        assert third.returncode == 255
+        said = "kubemux: limit (users.ops.connections is 2, and as many are open)"
+        assert said in third.stderr.decode()
+        assert daemon.metric("kubemux_ssh_logins_total", result="limit") == 1
+        [refused] = [one for one in daemon.events("login refused") if one["reason"] == "limit"]
+        assert refused["caller"] == "ssh-user:ops"
+
+        stays.append(clients.connected("bastion", "-S", "m"))
+        assert "refused by peer" in ended(clients.start("-S", "m", "-W", "node-a:22", "bastion"))
+        [line] = daemon.events("channels refused")
+        assert line["message"] == "users.ops.max_channels is 3, and as many are open"
+        stays.append(clients.connected("narrow"))
+        changed(daemon, lambda config: config["users"]["ops"].update(connections=3, max_channels=4))
+        stays.append(clients.connected("bastion"))
+        assert [client.poll() for client in stays] == [None] * 5

@@ -27,7 +27,7 @@ from proxy.ssh.server import host_keys, penalties
 from proxy.ssh.server.gate import Gate
 from proxy.ssh.server.login import Login, Refused, decide
 from proxy.ssh.server.penalties import Penalties
-from proxy.ssh.server.session import Connection, Guest, Session, Visit
+from proxy.ssh.server.session import Connection, Guest, Session, TurnedAway, Visit
 from proxy.ssh.server.startups import Source, Startups
 
 log = structlog.get_logger("kubemux.ssh_server")
@@ -204,6 +204,11 @@ class SshServer:
     def logged_in(self, session: Session, login: Login) -> Guest:
         """See `proxy.ssh.server.session.Host`."""
         self._leave_startup(session.visit)
+        try:
+            guest = self._on_login(session)
+        except Refused as exc:
+            self._turn_away(session, login, exc)
+            return TurnedAway()
         self._record.results[Reason.OK] += 1
         log.info(
             "logged in",
@@ -214,7 +219,21 @@ class SshServer:
             **({"certificate": printable(login.certificate)} if login.certificate else {}),
             seconds=round(self._loop.time() - session.visit.since, 3),
         )
-        return self._on_login(session)
+        return guest
+
+    def _turn_away(self, session: Session, login: Login, why: Refused) -> None:
+        """End the connection of a client whose key is accepted, and who may not stay nevertheless."""
+        self._record.results[why.reason] += 1
+        log.warning(
+            "login refused",
+            client=str(login.address),
+            caller=login.identity,
+            user=printable(login.asked),
+            reason=why.reason,
+            message=str(why),
+            seconds=round(self._loop.time() - session.visit.since, 3),
+        )
+        session.disconnect(f"kubemux: {why.reason} ({why})")
 
     def lost(self, session: Session, exc: Exception | None) -> None:
         """See `proxy.ssh.server.session.Host`."""

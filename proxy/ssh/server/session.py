@@ -53,6 +53,19 @@ class Guest(Protocol):
         """The server is about to end the connection because of `error`. A call of `lost` follows."""
 
 
+class TurnedAway(Guest):
+    """The owner of a connection that ends at once after its login. It does nothing."""
+
+    def lost(self, exc: Exception | None) -> None:
+        """Nothing to do: the connection has no link."""
+
+    def recheck(self) -> None:
+        """See `lost`."""
+
+    def ends(self, error: LinkError) -> None:
+        """See `lost`."""
+
+
 class Host(Protocol):
     """The server, as its sessions see it."""
 

@@ -73,6 +73,11 @@ class User(Guest):
     def __repr__(self) -> str:
         return f"<User {self._link}>"
 
+    @property
+    def channels(self) -> int:
+        """How many channels are open, or have no answer yet."""
+        return self._link.load
+
     def lost(self, exc: Exception | None) -> None:
         """See `proxy.ssh.server.session.Guest`. The link notices the end by itself."""
         self._was_closed = exc is None or is_hung_up(exc)
