@@ -25,6 +25,8 @@ class Gateways(Mapping[str, Gateway | PatternGateway]):
         self._turns = turns
         self._on_change = on_change
         self._gateways: dict[str, Gateway | PatternGateway] = {}
+        self._retired: dict[str, Gateway | PatternGateway] = {}
+        """Those that the reload of now removes or replaces."""
 
     def __getitem__(self, name: str) -> Gateway | PatternGateway:
         return self._gateways[name]
@@ -42,13 +44,24 @@ class Gateways(Mapping[str, Gateway | PatternGateway]):
 
     def retire(self, name: str) -> Gateway | PatternGateway:
         """Remove a gateway and return it. The caller must drain its links."""
-        return self._gateways.pop(name)
+        self._retired[name] = gateway = self._gateways.pop(name)
+        return gateway
 
     def reconfigure(self, config: Config, change: Change) -> None:
-        """Use another configuration. The caller has already removed the retired gateways."""
+        """Use another configuration. The caller has already removed the retired gateways.
+
+        Clients that wait for a link of a replaced gateway go on to wait for one of the new gateway.
+        """
         gateways = config.gateways
         for name in (*change.changed, *change.added):
             self._add(config, name)
+        for name in change.changed:
+            old, new = self._retired[name], self._gateways[name]
+            if isinstance(old, PatternGateway):
+                old.give_way(new)
+            if isinstance(old, Gateway) and isinstance(new, Gateway):
+                old.give_way(new)  # it does not know for which host of a pattern its clients have come
+        self._retired.clear()
         for name in change.renewed:
             self._gateways[name].reconfigure(gateways[name], gateways)
         for name in change.adjusted:

@@ -13,7 +13,7 @@ from proxy.config.gateways import GatewayConfig
 from proxy.errors import LinkDown
 from proxy.metrics.records import GatewayRecord
 from proxy.relay.budget import MemoryBudget
-from proxy.relay.interfaces import Channel
+from proxy.relay.interfaces import Channel, Way
 from proxy.runtime.endpoint import Endpoint
 from proxy.snapshots import GatewaySnapshot, GatewayState
 from proxy.ssh.handshakes import Handshakes
@@ -58,6 +58,7 @@ class Gateway:
         )
         self._supervisor = Supervisor(name, config, self._links, self._dialler, report, on_change)
         self._waiting = self._supervisor.waiting
+        self._successor: Way | None = None
 
     def __repr__(self) -> str:
         return f"<Gateway {self.name} {self._report.state} links={self._links}>"
@@ -76,6 +77,11 @@ class Gateway:
         If this is cancelled, it closes at once.
         """
         await self._supervisor.drain(timeout)
+
+    def give_way(self, successor: Way) -> None:
+        """Let the clients that wait for a link wait for one of `successor`, which replaces this gateway."""
+        self._successor = successor
+        self._waiting.end()
 
     async def close(self) -> None:
         """Close every link and wait until they are closed."""
@@ -130,23 +136,32 @@ class Gateway:
         On demand, it waits for up to `connect_timeout` instead.
         """
         loop = asyncio.get_running_loop()
+        until = hold_until
         if self.config.is_on_demand and is_needed:
-            hold_until = min(loop.time() + self.config.connect_timeout, answer_by)
+            until = min(loop.time() + self.config.connect_timeout, answer_by)
             self._supervisor.client_comes()
         while True:
             # The link may be lost before the client that waited for it runs.
             while not self._waiting.up.is_set():
-                await self._wait(hold_until, is_needed=is_needed)
+                if self._successor is not None:
+                    return await self._successor.open_channel(
+                        target,
+                        origin=origin,
+                        hold_until=hold_until,
+                        answer_by=answer_by,
+                        is_needed=is_needed,
+                    )
+                await self._wait(until, is_needed=is_needed)
             link = self._links.choose(target)
             try:
                 seconds = min(self.config.connect_timeout, answer_by - loop.time())
                 return await link.open_channel(target, origin=origin, timeout=seconds, is_needed=is_needed)
             except LinkDown:
-                if loop.time() >= hold_until:
+                if loop.time() >= until:
                     raise
                 # Not `await link.closed`: if the first client is cancelled, that would cancel the future for
                 # all.
-                await asyncio.wait([link.closed], timeout=hold_until - loop.time())
+                await asyncio.wait([link.closed], timeout=until - loop.time())
 
     async def _wait(self, until: float, *, is_needed: bool) -> None:
         if not self.config.is_on_demand:

@@ -154,6 +154,11 @@ class PatternGateway:
         for host, (gateway, _) in self._hosts.items():
             gateway.reconfigure(config.for_host(host), gateways)
 
+    def give_way(self, successor: PatternGateway | Gateway) -> None:
+        """See `Gateway.give_way`."""
+        for host, (gateway, _) in self._hosts.items():
+            gateway.give_way(successor.way(host) if isinstance(successor, PatternGateway) else successor)
+
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
         """See `Gateway.drain`."""
         self._is_closing = True

@@ -31,7 +31,7 @@ class Waiting:
         remedy for its clients; None for the usual one.
         """
         self.up = asyncio.Event()
-        """Set while a link is up."""
+        """Set while a link is up. `end` replaces it."""
         self._held = 0
         self._asking = 0
         self._subject = subject
@@ -77,6 +77,12 @@ class Waiting:
             self._asking = 0
         self._dialled.set_result(failure)
         self._dialled = self._loop.create_future()
+
+    def end(self) -> None:
+        """Wake all clients: they go on waiting elsewhere, because no link will come up here."""
+        self.up.set()
+        self.up = asyncio.Event()
+        self.dialled(None)
 
     def is_given_up(self, patience: float) -> bool:
         """Whether the outage is longer than `patience`, the seconds that a client waits

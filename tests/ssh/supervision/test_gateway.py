@@ -5,6 +5,7 @@ messages.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from contextlib import suppress
 from typing import cast
@@ -327,3 +328,24 @@ async def test_a_link_that_is_gone_again_before_a_waiting_client_runs() -> None:
     with pytest.raises(LinkDown, match="gateway edge has no link"):
         await opening
     await gateway.close()
+
+
+@pytest.mark.parametrize("dial", ["always", "on_demand"])
+async def test_clients_that_wait_move_to_the_gateway_that_replaces_theirs(sshd: Sshd, dial: str) -> None:
+    """What the old one was dialling never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        patient = {"dial": dial, "connect_timeout": "1m"}
+        old = Watched(config_for(sshd, port=silent.getsockname()[1], **patient))
+        old.start()
+        try:
+            async with Echo() as server, started(config_for(sshd, **patient)) as new:
+                waiting = [open_channel(old, server.endpoint, hold=60.0) for _ in range(3)]
+                await asyncio.sleep(0)
+                assert old._waiting.count == 3
+                old.give_way(new)
+                await old.drain(0)
+                for channel in await asyncio.gather(*waiting):
+                    channel.abort()
+                assert old._waiting.count == 0
+        finally:
+            await old.close()
