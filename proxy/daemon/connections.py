@@ -98,8 +98,9 @@ class Connections:
             self._refuse(arrival, Reason.LIMIT, hint)
             return
         self.traffic.opened += 1
+        if not self.active:
+            self._idle.clear()
         self.active += 1
-        self._idle.clear()
         serve = self._serve(arrival, open_channel, allow)
         self._serving[arrival] = self._tasks.spawn(serve, name="open", on_end=lambda _: self._served(arrival))
 

@@ -71,7 +71,7 @@ class Arrival(ABC):
     if none can be opened.
     """
 
-    __slots__ = ("asked", "caller", "early", "entry", "target")
+    __slots__ = ("asked", "caller", "early", "entry", "needs_allow", "target")
 
     is_answered: ClassVar[bool] = False
     """Whether the client waits for an answer of the entry. That must always come in time, because
@@ -79,23 +79,26 @@ class Arrival(ABC):
     """
 
     def __init__(
-        self, caller: Caller, early: bytes = b"", *, entry: str, asked: Endpoint | None = None
+        self,
+        caller: Caller,
+        early: bytes = b"",
+        *,
+        entry: str,
+        asked: Endpoint | None = None,
+        needs_allow: bool = False,
     ) -> None:
         """`early` are bytes that the entry has already read from the client. The destination gets them first.
 
         `asked` is the name and port that the client has asked for; None if it has not asked by name.
+        `needs_allow` says whether a destination that has no `allow` list denies the client.
         """
         self.caller = caller
         self.early = early
         self.entry = entry
         self.asked = asked
+        self.needs_allow = needs_allow
         self.target: Endpoint | None = None
         """Where its channel leads, as soon as it has one."""
-
-    @property
-    def needs_allow(self) -> bool:
-        """Whether the client is denied by a destination that has no `allow` list."""
-        return False
 
     def is_still_allowed(self, allow: tuple[Rule, ...] | None) -> bool:
         """Whether the client may stay, now that its destination has this `allow`, and its key other options.

@@ -110,15 +110,11 @@ class SshArrival(Arrival):
     ) -> None:
         login = _login(session)
         caller = Caller(login.address, proved=frozenset({login.identity}))
-        super().__init__(caller, entry=SSH, asked=asked)
         self._is_site = login.kind == "site"
+        super().__init__(caller, entry=SSH, asked=asked, needs_allow=self._is_site)
         self._request = request
         self._session = session
         self._record = record
-
-    @property
-    def needs_allow(self) -> bool:
-        return self._is_site
 
     def is_still_allowed(self, allow: tuple[Rule, ...] | None) -> bool:
         if allow is None and self._is_site:
