@@ -106,7 +106,7 @@ def ups(daemon: Daemon) -> int:
     return daemon.log().count('"event":"link up"')
 
 
-def come_back(daemon: Daemon, fleet: Fleet, count: int) -> Back:
+def restart_and_measure(daemon: Daemon, fleet: Fleet, count: int) -> Back:
     """Restart the daemon, let every site dial once, and wait until each is connected or was refused."""
     daemon.stop()
     fleet.end()
@@ -126,7 +126,7 @@ def idle(daemon: Daemon) -> float:
     return (cpu_seconds(daemon.pid) - before) / (time.monotonic() - began)
 
 
-def tell(backs: Sequence[Back], idle_cpu: float) -> str:
+def describe(backs: Sequence[Back], idle_cpu: float) -> str:
     """The measured result as text, and what is extrapolated from it."""
     each = sorted(back.cpu / back.sites for back in backs)
     count, least = backs[0].sites, each[0]
@@ -151,10 +151,10 @@ def main(count: int, restarts: int) -> None:
         paces = [machine.pace()]
         backs = []
         for _ in range(restarts):
-            backs.append(come_back(daemon, fleet, count))
+            backs.append(restart_and_measure(daemon, fleet, count))
             paces.append(machine.pace())
         idle_cpu = idle(daemon)
-    click.echo(tell(backs, idle_cpu))
+    click.echo(describe(backs, idle_cpu))
     load = os.getloadavg()[0]
     click.echo(f"the machine: {machine.describe_paces(paces)}, load {load:.1f} with the clients' own")
 

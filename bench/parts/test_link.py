@@ -130,7 +130,7 @@ class Clients:
         self._theirs: list[socket.socket] = []
         self._ours: list[socket.socket] = []
 
-    def come(self) -> None:
+    def connect(self) -> None:
         """Connect new clients."""
         for _ in range(CLIENTS):
             ours, theirs = socket.socketpair()
@@ -147,7 +147,7 @@ class Clients:
         while sum(relay.has_started for relay in relays) < CLIENTS:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0)
 
-    async def go(self) -> None:
+    async def disconnect(self) -> None:
         """End all clients, and wait until their channels have ended."""
         for ours in self._ours:
             ours.close()
@@ -164,12 +164,14 @@ def test_accept(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop) ->
         benchmark,
         lambda: loop.run_until_complete(clients.accept()),
         items=CLIENTS,
-        setup=clients.come,
-        teardown=lambda: loop.run_until_complete(clients.go()),
+        setup=clients.connect,
+        teardown=lambda: loop.run_until_complete(clients.disconnect()),
         rounds=40,
         warmup_rounds=3,
     )
-    loop.run_until_complete(clients.go())  # pytest-benchmark calls no teardown when it does not measure
+    loop.run_until_complete(
+        clients.disconnect()
+    )  # pytest-benchmark calls no teardown when it does not measure
 
 
 def test_come_and_go(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop) -> None:
@@ -179,13 +181,13 @@ def test_come_and_go(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoo
 
     async def live() -> None:
         await clients.accept()
-        await clients.go()
+        await clients.disconnect()
 
     timed(
         benchmark,
         lambda: loop.run_until_complete(live()),
         items=CLIENTS,
-        setup=clients.come,
+        setup=clients.connect,
         rounds=40,
         warmup_rounds=3,
     )

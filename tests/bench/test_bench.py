@@ -257,7 +257,7 @@ def test_waiting_for_a_port_names_the_process_that_ended(tmp_path: Path) -> None
 
 
 @given(ours=positive, theirs=positive, ratio=st.floats(min_value=0.01, max_value=100))
-def test_a_target_is_met_as_the_direction_says(ours: float, theirs: float, ratio: float) -> None:
+def test_a_target_is_met_in_its_direction(ours: float, theirs: float, ratio: float) -> None:
     more = Row("r", "1/s", targets=(Target(SSH, ratio),), samples={SSH: [theirs], KUBEMUX: [ours]})
     (verdict,) = more.verdicts()
     assert verdict.met == (ours / theirs >= ratio)

@@ -182,13 +182,13 @@ def test_interrupted_exits_130_quietly() -> None:
     assert (shown.exit_code, shown.output) == (130, "")
 
 
-def test_a_reader_that_went_away_is_no_news() -> None:
+def test_a_reader_that_disconnects_is_not_reported() -> None:
     shown = failing(BrokenPipeError(32, "Broken pipe"))
     assert (shown.exit_code, shown.output) == (1, "")
 
 
 @pytest.mark.parametrize(("debug", "lines"), [("", 2), ("1", 0)])
-def test_a_bug_is_one_line_and_says_where_the_traceback_is(debug: str, lines: int) -> None:
+def test_a_bug_is_one_line_that_names_the_place_of_the_traceback(debug: str, lines: int) -> None:
     shown = failing(ZeroDivisionError("by zero"), KUBEMUX_DEBUG=debug)
     assert shown.exit_code == 1
     assert "kubemux: internal error: ZeroDivisionError: by zero; this is a bug" in shown.stderr

@@ -107,7 +107,7 @@ def test_without_a_file_the_message_names_every_place(home: Path, args: list[str
     assert "nor is there" in shown.stderr.splitlines()[2], "the message comes before anything was done"
 
 
-def test_an_import_without_a_configuration_says_so_and_makes_nothing(home: Path) -> None:
+def test_an_import_without_a_configuration_fails_and_makes_nothing(home: Path) -> None:
     kubeconfig = home / "kubeconfig"
     kubeconfig.write_text(
         "{contexts: [{name: c, context: {cluster: c}}], clusters: [{name: c, cluster: {server: "

@@ -127,7 +127,7 @@ def test_without_a_key_it_says_how_the_site_makes_one(desk: Desk) -> None:
         ("0.0.0.0:2222", ("--server", "b:443"), "--server b:443 --permit 127.0.0.1:6443"),
     ],
 )
-def test_the_command_that_it_says_then_is_whole(
+def test_the_printed_command_is_complete(
     tmp_path: Path, listen: str, args: tuple[str, ...], words: str
 ) -> None:
     desk = Desk(tmp_path, listen)

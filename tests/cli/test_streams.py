@@ -53,5 +53,5 @@ def test_a_closed_stream_changes_no_exit_code(
 
 
 @pytest.mark.parametrize("words", [["--help"], ["schema"]], ids=" ".join)
-def test_a_reader_that_has_gone_is_not_complained_about(words: list[str], tmp_path: Path) -> None:
+def test_a_closed_reader_causes_no_error(words: list[str], tmp_path: Path) -> None:
     assert kubemux(words, "| true", tmp_path).stderr == ""

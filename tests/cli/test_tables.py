@@ -153,7 +153,7 @@ def test_all_well_has_no_problems_below_the_table() -> None:
 
 
 @pytest.mark.parametrize("state", [GatewayState.DOWN, GatewayState.CONNECTING])
-def test_a_cluster_without_a_link_is_in_doubt_before_its_probes_have_said_so(state: GatewayState) -> None:
+def test_a_cluster_without_a_link_is_doubted_before_its_probes_fail(state: GatewayState) -> None:
     lost = replace(EU_EDGE, state=state, links=(), reason="link_lost", message="hung up", hint="look")
     snapshot = replace(
         DAEMON, gateways=(lost,), clusters=(PROD_EU, replace(PROD_EU, name="stage-us", gateway="direct"))

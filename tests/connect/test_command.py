@@ -170,7 +170,7 @@ def test_closed_streams_change_nothing(scripted: Entry, redirection: str) -> Non
         assert ended(process) == (0, b"", b"")
 
 
-def test_a_reader_that_has_gone_is_no_news(scripted: Entry) -> None:
+def test_a_closed_reader_is_not_reported(scripted: Entry) -> None:
     reading, writing = os.pipe()
     with kubemux("--entry", scripted.listen, "nb", "22", stdout=writing) as process:
         os.close(writing)

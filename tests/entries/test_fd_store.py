@@ -101,7 +101,7 @@ async def test_an_unused_socket_is_closed_and_logged(manager: socket.socket) -> 
         assert inherited.claim(addresses[0]) is None
 
 
-async def test_without_a_manager_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_manager_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     address = Endpoint("127.0.0.1", free_port())
     kept = FdStore({})

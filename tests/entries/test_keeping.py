@@ -160,7 +160,7 @@ async def test_another_listener_takes_over_and_has_other_permissions(path: Path)
     await second.end()
 
 
-async def test_a_group_that_is_gone_shuts_everybody_else_out_and_is_said(path: Path) -> None:
+async def test_with_a_missing_group_only_the_owner_can_connect_and_it_is_reported(path: Path) -> None:
     served = Served(path, mode="0666")
     await served.kept.start()
     with capture_logs() as logs:

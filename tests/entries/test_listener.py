@@ -111,7 +111,7 @@ async def test_a_listener_that_refuses_goes_on_refusing_when_it_is_handed_on() -
         await clients.arrived.get()
 
 
-async def test_a_client_that_cannot_be_served_harms_no_other() -> None:
+async def test_a_client_that_cannot_be_served_does_not_affect_others() -> None:
     clients = Clients()
     clients.fails = 2
     async with listening(clients) as listener:

@@ -264,7 +264,7 @@ async def test_close_ends_those_that_wait_for_an_answer() -> None:
 
 
 @pytest.mark.both_loops
-async def test_a_client_that_comes_as_the_entry_ends_is_closed_and_counted() -> None:
+async def test_a_client_that_connects_while_the_entry_closes_is_counted() -> None:
     async with stage() as one:
         connection = await one.come()
         await one.entry.close()  # before the client's task has begun

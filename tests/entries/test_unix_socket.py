@@ -212,7 +212,7 @@ def test_the_file_of_a_successor_is_not_removed(path: Path) -> None:
 
 
 @as_root
-def test_a_file_that_changed_hands_is_removed_all_the_same(path: Path) -> None:
+def test_a_file_with_another_group_is_removed_too(path: Path) -> None:
     sock = bind(path)
     path.chmod(0o660)
     os.chown(path, os.geteuid(), OTHER)

@@ -163,9 +163,7 @@ def test_which_of_the_two_is_wrong() -> None:
     assert theirs.hint.startswith("kubectl refuses it, too")
 
 
-async def test_a_file_that_hangs_is_named_and_holds_up_its_own_cluster_alone(
-    pki: Pki, tmp_path: Path
-) -> None:
+async def test_a_hanging_file_is_named_and_delays_only_its_cluster(pki: Pki, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     contexts = Contexts()

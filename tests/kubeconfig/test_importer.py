@@ -156,14 +156,14 @@ def test_bad_ca_data_is_refused_without_showing_it(data: str) -> None:
     assert data not in report
 
 
-def test_skip_verify_is_not_invented_away_but_said_loudly() -> None:
+def test_skip_verify_gets_a_warning() -> None:
     [cluster] = take(kubeconfig("prod", **{"insecure-skip-tls-verify": True}), "prod")
     assert cluster.ca is None
     assert cluster.notes[0].startswith("WARNING: prod:")
     assert "tls_untrusted" in cluster.notes[0]
 
 
-def test_a_proxy_that_is_not_taken_over_is_said_loudly() -> None:
+def test_a_proxy_that_is_not_imported_gets_a_warning() -> None:
     [cluster] = take(kubeconfig("prod", **{"proxy-url": "socks5://localhost:1080"}), "prod")
     assert cluster.notes == (
         "WARNING: prod: its proxy-url is not used: the gateway eu must reach 10.0.0.1:6443 without it",
@@ -303,7 +303,7 @@ GATEWAY = CONFIG.replace("gateways: {}", "gateways: {eu: {host: eu, agent: true,
 TUNNELLED = Imported("k3s", "eu", Endpoint("127.0.0.1", 6443), "kubernetes")
 
 
-def test_a_loopback_is_the_gateways_from_now_on_and_said_loudly() -> None:
+def test_an_imported_loopback_address_becomes_the_gateways_with_a_warning() -> None:
     once, result = done(GATEWAY, TUNNELLED)
     [note] = result.notes
     assert note.startswith("WARNING: k3s: 127.0.0.1:6443 meant this machine and now means the gateway eu.")

@@ -19,7 +19,7 @@ def test_every_connection_gets_its_floor_before_the_budget_is_exhausted(limit: i
     assert budget.used <= limit
 
 
-def test_an_exhausted_budget_grants_nothing_until_something_comes_back() -> None:
+def test_an_exhausted_budget_grants_nothing_until_a_release() -> None:
     budget = MemoryBudget(16 << 20, 10)
     windows = []
     while window := budget.acquire_initial():

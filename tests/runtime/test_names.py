@@ -62,7 +62,7 @@ async def test_a_resolver_that_does_not_answer() -> None:
 
 
 @pytest.mark.usefixtures("silent")
-async def test_a_direct_cluster_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_direct_cluster_is_shown_as_direct(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct, "CONNECT_TIMEOUT_S", 0.1)
     route = direct.Direct()
     for _ in range(2):

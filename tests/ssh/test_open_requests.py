@@ -236,7 +236,7 @@ async def test_a_malformed_open_ends_the_link(client: Client, served: Served, re
     assert served.requests.empty()
 
 
-async def test_nothing_may_be_said_on_a_channel_that_is_not_open_yet(
+async def test_a_message_on_a_channel_that_is_not_open_ends_the_link(
     client: Client, served: Served, data_plane: str
 ) -> None:
     client.ask()

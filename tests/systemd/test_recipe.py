@@ -102,7 +102,7 @@ KillMode=mixed
 """
 
 
-def test_a_person_in_five_minutes_and_then_for_good(machine: Machine, wheels: Path) -> None:
+def test_the_five_minutes_of_a_new_user_and_the_permanent_setup(machine: Machine, wheels: Path) -> None:
     """An ordinary user runs kubemux by hand first, then with a user unit under a real user manager."""
     bastion = Bastion(machine)
     (machine.units / "user@.service").write_text(USER_MANAGER)

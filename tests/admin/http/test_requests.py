@@ -35,7 +35,7 @@ def parsed(data: bytes, *, piece: int = 1 << 20) -> h11.Request:
         (b"Host: localhost\r\n", 400),
     ],
 )
-def test_too_much_is_refused_however_it_comes(fields: bytes, status: int, piece: int) -> None:
+def test_a_too_large_request_is_refused_in_any_pieces(fields: bytes, status: int, piece: int) -> None:
     """One read may bring more than a head may have."""
     with pytest.raises(h11.RemoteProtocolError) as refused:
         parsed(GET + fields + b"\r\n", piece=piece)

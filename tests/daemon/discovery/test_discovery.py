@@ -154,7 +154,7 @@ LINE = event("MODIFIED", pod("nb-0", "10.1.0.9"))
         ),
     ],
 )
-async def test_a_broken_watch_keeps_the_last_answer_says_so_and_is_begun_again(
+async def test_a_broken_watch_keeps_the_last_answer_and_starts_again(
     bed: Bed, answer: Answer, reason: str, says: str
 ) -> None:
     bed.server.answers = [listed(pod("nb-0", "10.1.0.7")), answer]

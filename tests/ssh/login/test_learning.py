@@ -130,9 +130,7 @@ async def test_another_daemon_writes_the_same_file(
     assert lines[1].startswith(f"[{rotating.sshd.host}]:{rotating.sshd.port} ")
 
 
-async def test_a_file_that_hangs_holds_up_its_own_gateways_alone(
-    sshd_factory: SshdFactory, tmp_path: Path
-) -> None:
+async def test_a_hanging_file_delays_only_its_own_gateways(sshd_factory: SshdFactory, tmp_path: Path) -> None:
     """The file's lock is held, as by a thread that hangs while it writes the file."""
     rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
     with locked(tmp_path / "another file"):

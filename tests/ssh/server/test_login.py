@@ -122,7 +122,7 @@ def test_a_key_that_is_another_identitys_ca_is_refused(
             assert twice == ((grant(OPS), grant(SRE, line=2)),)
 
 
-def test_a_certificate_needs_a_touch_unless_it_says_otherwise_too() -> None:
+def test_a_certificate_needs_a_touch_unless_line_and_extension_waive_it() -> None:
     """As with sshd, `no-touch-required` of the line alone is not enough."""
     for extension, needs_touch in ((b"permit-pty", True), (b"no-touch-required", False)):
         known, made = _made("no-touch-required", extension)

@@ -108,7 +108,7 @@ async def test_a_replacement_and_a_short_absence_are_no_gap_in_the_metrics(
         assert one.said[-1] == up[0]
 
 
-async def test_what_it_says_while_it_is_away_fits_a_site(
+async def test_the_reasons_of_an_absent_site_fit_a_site(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """kubemux does not dial a site, and a site has no sshd whose log could help."""
@@ -145,7 +145,7 @@ def test_no_remedy_for_a_site_is_one_for_a_gateway(reason: type[LinkError]) -> N
     assert not any(word in said for word in ("kubemux dials", "sshd", "gateway"))
 
 
-async def test_a_site_that_comes_and_goes_is_served_each_time(
+async def test_a_flapping_site_is_served_after_each_login(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log is calm after the warning, and the metrics show no gap."""

@@ -315,7 +315,7 @@ async def test_a_silent_server_is_given_up_after_interval_times_max_missed(sshd:
         assert gateway.metric("gateway_reconnects_total", reason="keepalive_timeout") == 1
 
 
-async def test_a_link_that_is_gone_again_before_a_waiting_client_runs() -> None:
+async def test_a_link_that_is_lost_before_a_waiting_client_runs() -> None:
     """The server accepts the login and closes the connection, both in one turn of the loop."""
     gateway = Watched(GatewayConfig(host="127.0.0.1", user="root"))
     loop = asyncio.get_running_loop()
