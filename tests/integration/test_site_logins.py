@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from bench.logins import come_back, dialled
+from bench.logins import dialled, restart_and_measure
 
 pytestmark = pytest.mark.sshd
 
@@ -17,7 +17,7 @@ COUNT: Final = 60
 def test_all_sites_come_back_after_a_restart(tmp_path: Path) -> None:
     """All of them log in, although each dials only once: with `sources` they wait for their turn."""
     with dialled(tmp_path, COUNT) as (daemon, fleet):
-        back = come_back(daemon, fleet, COUNT)
+        back = restart_and_measure(daemon, fleet, COUNT)
         assert back.came == fleet.running == COUNT
         assert not daemon.events("login refused")
         assert daemon.metric("kubemux_ssh_logins_total", result="ok") == COUNT
