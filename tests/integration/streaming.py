@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from tests.support.at_terminal import COLUMNS, ROWS
 from tests.support.echo import pattern
-from tests.support.kubectl import Kubectl
+from tests.support.kubectl import Kubectl, next_line
 from tests.support.nodes import NODE
 from tests.support.ports import free_port
 
@@ -38,31 +38,32 @@ def type_and_see(kubectl: Kubectl, *arguments: str) -> None:
 def pipe(kubectl: Kubectl) -> None:
     """The end of the input reaches the command, which then ends by itself."""
     done = kubectl.ran("exec", "-i", "web", "--", "cat", stdin=pattern(MUCH))
-    assert (done.returncode, done.stdout == pattern(MUCH)) == (0, True), done.stderr.decode()
+    assert (done.returncode, len(done.stdout)) == (0, MUCH), done.stderr.decode()
+    assert done.stdout == pattern(MUCH)
 
 
 def forward_a_port(kubectl: Kubectl) -> None:
     port = free_port()
     with kubectl.started("port-forward", "pod/web", f"{port}:5432") as forward:
-        assert forward.stdout
-        assert f"127.0.0.1:{port}" in forward.stdout.readline()
+        assert f"127.0.0.1:{port}" in next_line(forward)
         with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
             client.sendall(pattern(MUCH))
             client.shutdown(socket.SHUT_WR)
             with client.makefile("rb") as answer:
-                assert answer.read() == pattern(MUCH)
+                got = answer.read()
+            assert len(got) == MUCH
+            assert got == pattern(MUCH)
 
 
 def follow_logs(kubectl: Kubectl, asked: str = BY_NODE, who: str = "kubelet") -> None:
     """The pod logs what it and its kubelet are asked, by the API server's proxy."""
     with kubectl.started("logs", "-f", "web") as logs:
-        assert logs.stdout
-        assert logs.stdout.readline() == "started\n"
+        assert next_line(logs) == "started\n"
         for n in range(2):
             path = f"/asked/{os.urandom(4).hex()}/{n}"
             assert kubectl.said("get", "--raw", f"{asked}{path}") == f"{who}: {path}\n"
-            while (line := logs.stdout.readline()) != f"GET {path}\n":
-                assert line, "logs -f has ended"
+            while next_line(logs) != f"GET {path}\n":
+                pass
 
 
 def stream(kubectl: Kubectl, *, by: Literal["SPDY", "WebSocket"]) -> None:

@@ -22,7 +22,7 @@ from tests.integration.streaming import BY_POD, follow_logs, stream
 from tests.support import nodes, pages
 from tests.support.apiserver import ApiServer
 from tests.support.daemon import Daemon
-from tests.support.kubectl import SECONDS
+from tests.support.kubectl import SECONDS, next_line
 from tests.support.kubelet.serving import GROUP
 from tests.support.nodes import NODE, Node
 from tests.support.parts import NEWER_KUBECTL
@@ -241,8 +241,7 @@ def test_a_lost_link_ends_clients_and_its_reason_reaches_the_next(
         cluster.kubectl.started("logs", "-f", "web") as logs,
     ):
         terminal.expect(b"$ ")
-        assert logs.stdout
-        assert logs.stdout.readline() == "started\n"
+        assert next_line(logs) == "started\n"
         node.stop()
         terminal.end()
         logs.wait(timeout=30)

@@ -14,7 +14,7 @@ from tests.integration.conftest import cluster, mapped
 from tests.integration.running import wait_up
 from tests.integration.sites import ALL, bed
 from tests.support.apiserver import ApiServer, asset
-from tests.support.kubectl import Kubectl
+from tests.support.kubectl import Kubectl, next_line
 from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.sshd]
@@ -42,8 +42,7 @@ def use(dynamic: Kubectl, fixed: Kubectl) -> None:
 
 def both_see(event: str, *watches: subprocess.Popen[str]) -> None:
     for watch in watches:
-        assert watch.stdout
-        assert watch.stdout.readline() == f"{event}\n"
+        assert next_line(watch) == f"{event}\n"
 
 
 async def test_kubectl_works_by_either_forward(tmp_path: Path, apiserver: ApiServer) -> None:

@@ -16,6 +16,15 @@ from tests.support.nodes import NODE
 SECONDS: Final = 60.0
 
 
+def next_line(process: subprocess.Popen[str]) -> str:
+    """What a `started` kubectl prints next. If it has ended, raises AssertionError with its errors."""
+    assert process.stdout
+    assert process.stderr
+    line = process.stdout.readline()
+    assert line, f"kubectl has ended: {process.stderr.read()}"
+    return line
+
+
 @dataclass(frozen=True, slots=True)
 class Kubectl:
     """The program with its options, such as `--kubeconfig`."""
