@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64decode
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -10,9 +12,10 @@ import asyncssh
 import pytest
 from structlog.testing import capture_logs
 
+from proxy.errors import KeyRemoved
 from proxy.errors.reasons import Reason
 from tests.support import ssh_keys
-from tests.support.ssh_bed import SshBed
+from tests.support.ssh_bed import WAIT_S, SshBed
 
 pytestmark = pytest.mark.sshd
 
@@ -115,6 +118,29 @@ async def test_certificates_that_are_refused(
     async with SshBed(tmp_path / "bed", sources=OWN) as bed:
         assert await Certified(bed).tried(principals, **how) == reason
         assert not bed.guests
+
+
+@pytest.mark.parametrize("taken", ["the CA", "the principal", "the CA is revoked"])
+async def test_a_certificate_that_is_accepted_no_more_ends_its_connection(tmp_path: Path, taken: str) -> None:
+    async with SshBed(tmp_path / "bed", sources=OWN) as bed:
+        ca = Certified(bed).ca
+        ssh_keys.sign(bed.stranger, ca=ca, principals="oncall")
+        client = await bed.start(bed.stranger, "-N")
+        guest = await bed.logged_in()
+        if taken == "the CA":
+            bed.authorize("users", "sre", ssh_keys.public(bed.stranger))  # the login was by the certificate
+            bed.reread()
+        elif taken == "the principal":
+            bed.authorize("users", "sre", cert_authority=[f"{ca}.pub"], principals=["sre"])
+            bed.reread()
+        else:
+            revoked = frozenset({b64decode(ssh_keys.public(ca).split()[1])})
+            bed.server.use_table(replace(bed.server.table, revoked=revoked))
+        async with asyncio.timeout(WAIT_S):
+            await guest.gone
+            _, said = await client.communicate()
+        assert isinstance(guest.error, KeyRemoved)
+        assert b"kubemux: key_removed" in said
 
 
 async def test_a_certificate_of_an_unknown_ca_is_refused(tmp_path: Path) -> None:

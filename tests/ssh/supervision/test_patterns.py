@@ -6,6 +6,7 @@ The daemon's heartbeat calls `sample`; here the test calls it, and idle time pas
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -337,3 +338,24 @@ async def test_ssh_config_is_asked_about_the_host_that_was_asked_for(nodes: Sshd
         with pytest.raises(UnknownName):
             await ask(pattern, "node-a;id", server)
     assert (tmp_path / "asked").read_text() == "node-a\n"
+
+
+async def test_clients_that_wait_go_on_with_the_pattern_that_replaces_theirs(nodes: Sshd) -> None:
+    with socket.create_server(("", 0)) as silent:  # it is every host, and never answers
+        patient = {"connect_timeout": "1m"}
+        async with (
+            Echo() as server,
+            started(pattern_of(nodes, port=silent.getsockname()[1], **patient)) as old,
+            started(pattern_of(nodes, **patient)) as new,
+        ):
+            loop = asyncio.get_running_loop()
+            waiting = [loop.create_task(ask(old, host, server)) for host in HOSTS[:2]]
+            await asyncio.sleep(0)
+            old.give_way(new)
+            await old.drain(0)
+            for channel in await asyncio.gather(*waiting):
+                channel.abort()
+            assert {link.server for link in new.snapshot().links} == {
+                f"{host}:{nodes.port}" for host in HOSTS[:2]
+            }
+            await ended(new)
