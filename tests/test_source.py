@@ -75,6 +75,7 @@ PURE = (
     "proxy.ssh.server.login",
     "proxy.ssh.server.penalties",
     "proxy.ssh.server.startups",
+    "proxy.ssh.sites.permit",
     "proxy.ssh.supervision.demand",
     "proxy.ssh.supervision.links",
 )

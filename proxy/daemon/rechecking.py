@@ -8,7 +8,7 @@ a uid need a lookup, and a failed lookup must not cut kubectl.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from proxy.config.allow import ANY, Rule
@@ -19,11 +19,9 @@ from proxy.daemon.served import ServedCluster
 from proxy.daemon.served_site import ServedSite
 from proxy.entries.arrival import Arrival
 from proxy.errors.reasons import Reason
-from proxy.runtime.endpoint import Endpoint
+from proxy.ssh.sites.permit import Permit
 
 _EVERYBODY: Final = (Rule.parse(ANY),)
-
-Permits = Callable[[Endpoint], bool]
 
 
 def recheck(
@@ -36,25 +34,25 @@ def recheck(
     destination.
     """
 
-    def permits(way: str) -> Permits | None:
-        return sites[way].site.permits if way in sites else None
+    def permit(way: str) -> Permit | None:
+        return sites[way].site.permit if way in sites else None
 
     for cluster in clusters:
         config = cluster.cluster.config
-        _recheck(cluster.connections, config.allow, permits(config.gateway))
+        _recheck(cluster.connections, config.allow, permit(config.gateway))
     for route in routes:
-        _recheck(route.connections, route.config.allow, permits(route.config.gateway))
+        _recheck(route.connections, route.config.allow, permit(route.config.gateway))
     for site in sites.values():
-        _recheck(site.connections, None, site.site.permits)
+        _recheck(site.connections, None, site.site.permit)
     for connections in leaving:
         _recheck(connections, _EVERYBODY, None)
 
 
-def _recheck(connections: Connections, allow: Allow | None, permits: Permits | None) -> None:
+def _recheck(connections: Connections, allow: Allow | None, permit: Permit | None) -> None:
     def why(arrival: Arrival) -> Reason | None:
         if not arrival.is_still_allowed(allow):
             return Reason.DENIED
-        if permits is not None and arrival.target is not None and not permits(arrival.target):
+        if permit is not None and arrival.target is not None and arrival.target not in permit:
             return Reason.CHANNEL_PROHIBITED
         return None
 

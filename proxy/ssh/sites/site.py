@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterable
-from functools import lru_cache, partial
 from typing import Final
 
-from proxy.config import ssh_rules
 from proxy.config.model import SiteConfig
 from proxy.errors import ChannelProhibited, ForwardRefused, LinkClosed, LinkDown, LinkError
 from proxy.errors.reasons import Reason
@@ -23,6 +21,7 @@ from proxy.relay.interfaces import Channel, OpenRequest
 from proxy.runtime.endpoint import Endpoint
 from proxy.snapshots import SiteLinkSnapshot, SiteSnapshot
 from proxy.ssh.server.session import Guest, Session
+from proxy.ssh.sites.permit import Permit
 from proxy.ssh.sites.presence import Presence
 from proxy.ssh.sites.remedies import remedy
 from proxy.ssh.sites.site_link import SiteLink
@@ -35,8 +34,6 @@ from proxy.ssh.supervision.retry import Retry
 from proxy.ssh.supervision.waiting import Waiting
 from proxy.ssh.turns import Turns
 
-MOST_REMEMBERED: Final = 1024
-"""For how many targets it is remembered whether `permit` has them."""
 _NEVER_DIALS: Final = Retry(lambda _: None)
 FORWARDS_S: Final = 2.0
 """If an ssh has requested no forward this many seconds after its login, it will not request one."""
@@ -63,7 +60,8 @@ class Site:
         """
         self.name = name
         self.config = config
-        self._permits = _remembered(config)
+        self.permit = Permit(name, config)
+        """What may be asked of it."""
         self._on_change = on_change
         self._report = report = Report(name, record, remedy=remedy)
         self._links: Links[SiteLink] = Links()
@@ -161,7 +159,7 @@ class Site:
         """See `proxy.relay.interfaces.Way`. Also raises ChannelProhibited if `permit` does not allow the
         target.
         """
-        self._require_permitted(target)
+        self.permit.require(target)
         loop = asyncio.get_running_loop()
         while True:
             while not self._waiting.up.is_set():  # the link may be lost before this task runs
@@ -180,30 +178,11 @@ class Site:
     def _if_permitted(self, channel: Channel, target: Endpoint) -> Channel:
         """`channel`, unless a reload has narrowed `permit` while it was opened."""
         try:
-            self._require_permitted(target)
+            self.permit.require(target)
         except ChannelProhibited:
             channel.abort()
             raise
         return channel
-
-    def permits(self, target: Endpoint) -> bool:
-        """Whether the site may be asked for `target`."""
-        try:
-            self._require_permitted(target)
-        except ChannelProhibited:
-            return False
-        return True
-
-    def _require_permitted(self, target: Endpoint) -> None:
-        try:
-            is_permitted = self._permits(target)
-        except ValueError as exc:
-            raise ChannelProhibited(f"site {self.name}: {exc}") from exc
-        if not is_permitted:
-            raise ChannelProhibited(
-                ssh_rules.not_permitted(self.name, self.config, target),
-                hint=f"add {target} to sites.{self.name}.permit, if it may be asked for",
-            )
 
     def _choose(self, target: Endpoint) -> SiteLink:
         link = self._links.choose(target)
@@ -259,7 +238,7 @@ class Site:
         """Use other settings. The links stay; the SSH server checks whether their keys are still accepted."""
         has_new_keepalive = config.keepalive != self.config.keepalive
         self.config = config
-        self._permits = _remembered(config)
+        self.permit = Permit(self.name, config)
         links = (*self._links, *self._links.retiring, *(visitor.link for visitor in self._visitors))
         for link in links:
             link.forwards.most = config.max_forwards
@@ -316,8 +295,3 @@ class Site:
 
 def _shown(links: Iterable[SiteLink]) -> tuple[SiteLinkSnapshot, ...]:
     return tuple(link.snapshot() for link in links)
-
-
-def _remembered(config: SiteConfig) -> Callable[[Endpoint], bool]:
-    """`ssh_rules.permits`. Reading an address takes 3 us, a name 6 us, and each connection asks twice."""
-    return lru_cache(maxsize=MOST_REMEMBERED)(partial(ssh_rules.permits, config))
