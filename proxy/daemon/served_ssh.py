@@ -100,10 +100,14 @@ class ServedSsh:
     async def reconfigure(self, config: Config, listeners: Mapping[Local, Listener]) -> None:
         """Use these settings, and read all files again. If another program has the address, keep trying to
         bind it. `listeners` are bound listeners of owners that the reload has removed, by address.
+
+        It also ends all penalties, as a restart of sshd does: who has just added a key need not wait until
+        the penalty for its failed logins is over.
         """
         self._config = config
         self._users.reconfigure(config)
         await self._read_keys()
+        self.server.clear_penalties()
         if (server := config.ssh_server) is None:
             self.server.close_startups()
             self._metrics.forget_entry(SSH)

@@ -151,5 +151,6 @@ PENALTY: Final = (
     "penalty",
     (_L,),
     "closed at once: logins from that source have failed too often lately",
-    "it ends by itself, after 15 s to 10 min; networks in ssh_server.sources get no penalty",
+    "it ends by itself, after 15 s to 10 min, or by `kubemux reload`; "
+    "networks in ssh_server.sources get no penalty",
 )

@@ -19,6 +19,7 @@ from proxy.daemon.orders import Controller
 from proxy.daemon.reload import reload
 from proxy.daemon.renewal import Renewal
 from proxy.errors.reasons import Reason
+from proxy.ssh.server import penalties
 from tests.support import ssh_keys
 from tests.support.daemon import Daemon as Written
 from tests.support.ports import free_port
@@ -136,6 +137,18 @@ async def test_a_key_that_a_reload_removes_ends_its_connection(tmp_path: Path) -
         assert not stays.is_closed()
         await closed(stays)
         assert one.daemon.metrics.logins.results[Reason.UNKNOWN_KEY] == 1
+
+
+async def test_a_reload_ends_penalties(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(penalties, "REFUSED_S", 100.0)  # one failure is enough
+    async with bed(tmp_path) as one:
+        one.configure(settings={"sources": []})
+        await reload(one.daemon)
+        assert not await one.lets_in(one.other)
+        with pytest.raises((asyncssh.ConnectionLost, ConnectionError)):
+            await one.lets_in(one.ops)
+        await reload(one.daemon)
+        assert await one.lets_in(one.ops)
 
 
 async def test_files_that_change_are_read_again(tmp_path: Path) -> None:

@@ -56,6 +56,11 @@ class Penalties:
             self._forget(source)
         return max(0.0, left)
 
+    def clear(self) -> None:
+        """Forget every failure."""
+        self._until.clear()
+        self._closed.clear()
+
     def _sweep(self, now: float) -> None:
         """Forget the penalties that are over, at most once in LEAST_S: this reads all of them."""
         if now - self._swept_at < LEAST_S:

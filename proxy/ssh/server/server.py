@@ -101,6 +101,10 @@ class SshServer:
             self._watching = self._tasks.keep(self._watch, name="expiry")
         self._options = host_keys.options(keys, lambda: Session(self), login_timeout=config.login_timeout)
 
+    def clear_penalties(self) -> None:
+        """Let sources log in that are locked out."""
+        self._penalties.clear()
+
     def use_table(self, table: Table) -> None:
         """Look keys up in this table from now on. End the logins that it does not allow."""
         self.table = table
