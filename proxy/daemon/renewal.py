@@ -1,7 +1,8 @@
 """Watches the files that the configuration names: keys, certificates, known_hosts, CAs, tokens, users.
 
 A thread reads their stamps every few seconds. A changed file is used when two scans in a row have found the
-same stamp: a file that is being written changes between the scans. Then a gateway that uses the file replaces
+same stamps: a file that is being written changes between the scans. If some file changes all the time, the
+changed files are used after MOST_SCANS nevertheless. Then a gateway that uses the file replaces
 its links, make before break. A cluster that uses it is probed. An entry and the SSH server read it again. A
 file that hangs counts as unchanged, and the other files are still read (`proxy/daemon/file_scan.py`). The
 configuration itself is not watched: only a reload reads it.
@@ -28,6 +29,8 @@ _LOGINS: Final = {"sites", "users", *references.SSH_SERVER}
 """The sections whose files the SSH server reads."""
 SCAN_S: Final = 5.0
 """Seconds between two scans. A scan of 200 files takes a thread 1 ms."""
+MOST_SCANS: Final = 3
+"""A change is used in this scan, counted from the one that has found it, even if files still change."""
 
 
 class Renewal:
@@ -39,22 +42,26 @@ class Renewal:
         self._scan = FileScan()
         self._settled: dict[Loc, dict[Path, Stamp | None]] = {}
         self._seen: dict[Loc, dict[Path, Stamp | None]] | None = None
+        self._unused = 0
+        """How many scans in a row have found changes that are not used yet."""
 
     async def renew_changed(self) -> bool:
-        """Scan the files once. Renew what uses a file that has changed, and whose stamp was the same in the
-        previous call. Returns whether there was any.
+        """Scan the files once. Renew what uses a file that has changed: if all stamps were the same in the
+        previous call, or if this is the MOST_SCANS-th call that finds a change. Returns whether there was
+        any.
         """
         daemon, config = self._daemon, self._daemon.graph.config
         sections = references.sections(config)
         stamps = await self._scan.run(sections, lambda _, section: credentials.stamps(section))
         settled, self._seen = stamps == self._seen, stamps
-        if not settled or stamps == self._settled:
+        self._unused = self._unused + 1 if stamps != self._settled else 0
+        if not self._unused or (not settled and self._unused < MOST_SCANS):
             return False
         found = await self._scan.run(sections, credentials.inspect_section)
         async with self._reloading:
             if daemon.is_draining or daemon.graph.config is not config:
                 return False
-            before, self._settled = self._settled, stamps
+            before, self._settled, self._unused = self._settled, stamps, 0
             # The stamp counts here, not only the contents: who may write to the file decides whether it is
             # used.
             touched = {

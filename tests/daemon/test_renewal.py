@@ -87,6 +87,20 @@ async def test_a_key_is_taken_when_it_has_settled(
         assert any([await renewal.renew_changed() for _ in range(2)]), "beside the key, and used"
 
 
+async def test_a_file_that_always_changes_is_used_after_three_scans(
+    sshd: Sshd, tmp_path: Path, certificates: Certificates
+) -> None:
+    async with running(sshd, tmp_path, certificates) as (daemon, renewal, key, ca):
+        [await renewal.renew_changed() for _ in range(3)]
+        ca.write_bytes(certificates.ca.read_bytes() + b"# another file\n")
+        news = []
+        for number in range(6):
+            key.write_bytes(sshd.new_identity(f"key-{number}").read_bytes())
+            news.append(await renewal.renew_changed())
+        assert news == [False, False, True, False, False, True]
+        await until(lambda: replaced(daemon) >= 1)
+
+
 async def test_a_file_that_cannot_be_used_renews_nothing(
     sshd: Sshd, tmp_path: Path, certificates: Certificates
 ) -> None:
