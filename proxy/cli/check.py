@@ -36,6 +36,7 @@ def check(config: Path) -> None:
         *credentials.warnings(loaded),
         *known_hosts_warnings.warnings(loaded),
         *expiry.ending_soon(loaded, time.time()),
+        *expiry.expired_keys(loaded, time.time()),
     ]
     if any(gateway.ssh_config for gateway in loaded.gateways.values()):
         found += uvloop.run(_ssh_configs(loaded))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from proxy.config import authorized
 from proxy.config.key_table import Lines
 from proxy.config.ssh_server import UserConfig
@@ -35,3 +37,16 @@ def test_a_file_without_any_key_is_told_once(tmp_path: Path) -> None:
     assert finding.message == (
         f"{tmp_path}/keys:1 is a private key, which must not be here (one of 501 lines that cannot be used)"
     )
+
+
+@pytest.mark.parametrize("text", ["", "# the CA comes on Monday\n\n"])
+def test_a_file_without_lines_is_a_finding(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(text)
+    path.chmod(0o600)
+    user = UserConfig(authorized_keys=(path,), cert_authority=(path,))
+    findings = authorized.read(("users", "ops"), user).findings
+    assert [(one.loc[2], one.message) for one in findings] == [
+        ("authorized_keys", f"{path} has no key"),
+        ("cert_authority", f"{path} has no key"),
+    ]
