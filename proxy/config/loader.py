@@ -38,7 +38,12 @@ def load_with_doubts(path: Path) -> tuple[Config, list[Problem]]:
     """Like `load`, but also returns warnings about accepted values without an effect."""
     document = yaml.read(path)
     config = _strict(document, Scrutiny.FILES)
-    findings = [*allow_warnings.warnings(config), *unix_files.in_the_way(config), *naming.unused(config)]
+    findings = [
+        *allow_warnings.warnings(config),
+        *unix_files.in_the_way(config),
+        *naming.unused(config),
+        *naming.hidden(config),
+    ]
     return config, _problems(document, findings)
 
 

@@ -92,6 +92,20 @@ class Match:
         """Whether it matches one name and no other."""
         return self.network is None and not self.stars
 
+    def covers(self, other: Match) -> bool:
+        """Whether it surely matches all that `other` matches. True only for the same host with fewer ports,
+        for one name, and for a network inside this one: two patterns with stars are not compared.
+        """
+        if not self.first <= other.first <= other.last <= self.last:
+            return False
+        if isinstance(self.network, IPv4Network) and isinstance(other.network, IPv4Network):
+            return other.network.subnet_of(self.network)
+        if isinstance(self.network, IPv6Network) and isinstance(other.network, IPv6Network):
+            return other.network.subnet_of(self.network)
+        if self.host == other.host:
+            return True
+        return other.is_one_host and self.captures(Host.parse(other.host), other.first) is not None
+
     def captures(self, host: Host, port: int) -> tuple[str, ...] | None:
         """The text that each star matches; None if the pattern does not match."""
         if not self.first <= port <= self.last:

@@ -44,6 +44,35 @@ def unused(config: Config) -> Iterator[Finding]:
         yield Finding(("routes",), message, 'add entries: {proxy: {listen: "127.0.0.1:3128"}}')
 
 
+def hidden(config: Config) -> Iterator[Finding]:
+    """A finding for each pattern that decides nothing, because one of an earlier route matches all it does.
+
+    Equal patterns are mistakes, which `check` finds. Two patterns with stars are not compared.
+    """
+    wide: list[tuple[Match, RouteConfig]] = []
+    for index, route in enumerate(config.routes):
+        for place, match in enumerate(route.match):
+            for earlier, owner in wide:
+                if earlier.covers(match) and earlier != match and _takes_all_of(owner, route):
+                    message = (
+                        f"{match} never decides: {earlier} of {shown(owner.name)} comes first, and covers it"
+                    )
+                    yield Finding(
+                        ("routes", index, "match", place),
+                        message,
+                        "move this route up, or remove the pattern",
+                    )
+                    break
+        wide += [(match, route) for match in route.match if not match.is_one_host or match.first < match.last]
+
+
+def _takes_all_of(earlier: RouteConfig, later: RouteConfig) -> bool:
+    """Whether the earlier route is asked by all entries that ask the later one."""
+    return earlier.entries is None or (
+        later.entries is not None and set(later.entries) <= set(earlier.entries)
+    )
+
+
 def _twins(config: Config) -> Iterator[Finding]:
     """Clusters whose names differ only in case, which is ignored in requests."""
     owners: dict[str, tuple[str, str]] = {}

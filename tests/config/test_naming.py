@@ -48,3 +48,46 @@ def test_routes_without_an_entry_are_of_no_use() -> None:
     server = SshServerConfig(listen=Endpoint("127.0.0.1", 2222), host_keys=(Path("/k"),))
     assert not list(naming.unused(Config(version=1, routes=ROUTE, ssh_server=server)))
     assert not list(naming.unused(Config(version=1)))
+
+
+def routes(*matches: str, entries: tuple[str, ...] | None = None) -> tuple[RouteConfig, ...]:
+    """The first pattern makes a route for `entries`, the others a second one for `proxy`."""
+    first, *others = map(Match.parse, matches)
+    return (
+        RouteConfig(name="first", match=(first,), gateway="direct", entries=entries),
+        RouteConfig(name="second", match=tuple(others), gateway="direct", entries=("proxy",)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "is_hidden"),
+    [
+        ("node-*:22", "node-7:22", True),
+        ("**:*", "node-7.internal:22", True),
+        ("node-7:20-30", "node-7:22", True),
+        ("*.nb:1-100", "*.nb:22", True),
+        ("10.0.0.0/8:*", "10.1.0.0/16:22", True),
+        ("10.0.0.0/8:22", "10.0.0.7:22", True),
+        ("[fd00::/8]:22", "[fd00::7]:22", True),
+        ("node-*:22", "node-7:22-23", False),
+        ("node-*:22", "node-7.internal:22", False),
+        ("10.1.0.0/16:22", "10.0.0.0/8:22", False),
+        ("[::/0]:22", "10.0.0.7:22", False),
+        ("**:22", "10.0.0.7:22", False),
+        ("*:22", "node-*:22", False),
+    ],
+)
+def test_a_pattern_that_an_earlier_route_hides(earlier: str, later: str, is_hidden: bool) -> None:
+    config = Config(version=1, routes=routes(earlier, "[::2]:1", later), entries=ENTRY)
+    assert not list(naming.check(config))
+    assert [one.loc for one in naming.hidden(config)] == [("routes", 1, "match", 1)] * is_hidden
+    [finding] = naming.hidden(config) if is_hidden else [None]
+    assert finding is None or finding.message == (
+        f"{later} never decides: {earlier} of 'first' comes first, and covers it"
+    )
+
+
+def test_a_route_of_another_entry_hides_nothing() -> None:
+    for entries, places in ((("proxy", "ssh"), 1), (("ssh",), 0)):
+        config = Config(version=1, routes=routes("*:22", "node-7:22", entries=entries), entries=ENTRY)
+        assert len(list(naming.hidden(config))) == places
