@@ -30,6 +30,9 @@ ORDER_BUDGET: Final = 60.0
 
 A reload drains what was removed, and a reconnect closes links one by one; the daemon limits both itself.
 """
+_REFUSED: Final = (
+    "refused as a whole: the daemon keeps its configuration; it reads changed key files all the same"
+)
 _DESTINATIONS: Final = ("clusters", "routes", "sites", "gateways")
 
 
@@ -39,8 +42,8 @@ def reload(config: Path) -> None:
     """Make the running daemon read its configuration again.
 
     What did not change keeps its connections. A file with mistakes is refused as a whole: its report is
-    printed, the daemon goes on as before, and the exit code is 78. The daemon reads the file it was started
-    with; it must be that of --config.
+    printed, the daemon keeps the configuration it has, and the exit code is 78. The daemon reads the file it
+    was started with; it must be that of --config.
     """
     answer = _command(config, "reload", {}, ORDER_BUDGET)
     done = answer if isinstance(answer, dict) else {}
@@ -189,5 +192,5 @@ def _command(
         ):
             return asyncio.run(client.command(admin, config, name, params=params, budget=budget))
     except ConfigError as refused:
-        refused.problems.append(Problem(0, "", "refused as a whole: the daemon goes on as before"))
+        refused.problems.append(Problem(0, "", _REFUSED))
         raise

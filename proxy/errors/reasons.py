@@ -354,7 +354,7 @@ class Reason(Word):
     REJECTED = (
         "rejected",
         (_D,),
-        "a reload was refused as a whole, and nothing has changed",
+        "a reload was refused as a whole, and the configuration stays as it is",
         "its report is in the log: kubemux check shows it, too",
     )
     STOPPING = (

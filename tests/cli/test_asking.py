@@ -131,7 +131,8 @@ async def test_a_refused_configuration_is_reported_and_exits_78(daemon: Daemon, 
     assert shown.exit_code == 78
     assert (
         shown.stderr
-        == f"{daemon.failure.render()}\n/etc/k.yaml: refused as a whole: the daemon goes on as before\n"
+        == f"{daemon.failure.render()}\n/etc/k.yaml: refused as a whole: the daemon keeps its configuration; "
+        "it reads changed key files all the same\n"
     )
 
 

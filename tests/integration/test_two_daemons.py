@@ -59,4 +59,7 @@ def test_a_daemon_whose_file_is_gone_is_found_by_its_user(tmp_path: Path) -> Non
         refused = kubemux("reload", **environment)
         assert (refused.returncode, refused.stdout) == (78, "")
         assert f"{daemon.config}: the file does not exist" in refused.stderr
-        assert refused.stderr.endswith(f"{daemon.config}: refused as a whole: the daemon goes on as before\n")
+        assert refused.stderr.endswith(
+            f"{daemon.config}: refused as a whole: the daemon keeps its configuration; "
+            "it reads changed key files all the same\n"
+        )
