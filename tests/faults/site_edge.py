@@ -13,7 +13,7 @@ from tests.support.site import SshServerFiles
 NAME: Final = "edge"
 RIVAL: Final = "rival"
 RIVALS: Final = {"permit": ["127.0.0.1:*"], "connect_timeout": "500ms"}
-END_S: Final = 20.0
+END_S: Final = 60.0
 SPEAKS: Final = ("ServerAliveInterval=1", "ServerAliveCountMax=2", "LogLevel=VERBOSE")
 
 

@@ -136,7 +136,7 @@ async def as_ssh(world: World, stub: SshStub, drawn: Drawn, file: Path) -> Tried
         start_new_session=True,
     )
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             _, said = await process.communicate()
     finally:
         if process.returncode is None:

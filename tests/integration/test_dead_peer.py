@@ -37,7 +37,7 @@ async def test_a_pulled_cable_is_noticed_by_unacknowledged_data(far: FarSshd, tm
             far, keepalive={"interval": "2s", "max_missed": 2}, connect_timeout="1s", connections=1
         )
         with Daemon(tmp_path / "daemon", gateways={"edge": edge}, clusters=clusters) as daemon:
-            with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
                 assert client.recv(4, socket.MSG_WAITALL) == b"SSH-"
                 far.pull()
                 client.sendall(b"is anybody there?")
@@ -49,7 +49,7 @@ async def test_a_pulled_cable_is_noticed_by_unacknowledged_data(far: FarSshd, tm
             assert lost["message"] == f"{far.host}:{far.port} stopped acknowledging what is sent"
             far.plug()
             daemon.wait_for("a link", lambda: daemon.metric("kubemux_gateway_links") == 1)
-            with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
                 assert client.recv(4, socket.MSG_WAITALL) == b"SSH-"
 
     await asyncio.to_thread(run)

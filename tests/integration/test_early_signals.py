@@ -50,7 +50,7 @@ def is_reading(daemon: Daemon) -> bool:
 
 def test_a_reload_that_comes_too_early_waits(reading: Daemon) -> None:
     reading.signal(signal.SIGHUP)
-    reading.wait_notified("READY=1", seconds=20)
+    reading.wait_notified("READY=1", seconds=60)
     reading.wait_for("a reload", lambda: bool(reading.events("reloaded")))
     reading.stop()
 

@@ -27,7 +27,7 @@ async def test_clients_fall_with_their_link_and_the_next_ones_wait(sshd: Sshd, t
     port = free_port()
 
     def connect(stack: ExitStack) -> socket.socket:
-        client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
         client.sendall(b"ping")
         return client
 

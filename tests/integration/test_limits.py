@@ -22,7 +22,7 @@ QUIET = {"interval": "10m"}
 
 def connect(stack: ExitStack, port: int) -> socket.socket:
     """A client that is connected and got an answer."""
-    client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+    client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
     client.sendall(b"ping")
     assert client.recv(4, socket.MSG_WAITALL) == b"ping"
     return client
@@ -65,7 +65,7 @@ async def test_idle_timeout_ends_silent_connections_of_its_cluster(tmp_path: Pat
         with ExitStack() as stack:
             watch = connect(stack, patient)
             busy = connect(stack, brief)
-            mute = stack.enter_context(socket.create_connection(("127.0.0.1", brief), timeout=20))
+            mute = stack.enter_context(socket.create_connection(("127.0.0.1", brief), timeout=60))
             done = connect(stack, brief)
             left = {mute, done}
             busy.settimeout(20)
@@ -109,7 +109,7 @@ async def test_out_of_descriptors_the_rest_goes_on(sshd: Sshd, tmp_path: Path) -
             # Half of the descriptors are reserved.
             resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (2 * (used + 3), hard))
             late = [
-                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
                 for _ in range(40)
             ]
             for client in late:

@@ -62,7 +62,7 @@ async def connected(source: int, echo: int) -> AsyncIterator[Clients]:
     watch = await asyncio.open_connection("127.0.0.1", echo)
     try:
         writer.write(b"%d\n" % SIZE)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             clients = Clients(reader, watch, await reader.readexactly(1))
         await clients.tick()
         yield clients

@@ -61,7 +61,7 @@ async def test_refused_keys_keep_no_good_one_away(sshd: NewerSshd) -> None:
             await gateway.until(partial(is_down, gateway), seconds=30)
             assert gateway.snapshot().reason == "auth_failed"
         good.renew("test")
-        await good.until(lambda: good.metric("gateway_connects_total", result="ok") == 2, seconds=10)
+        await good.until(lambda: good.metric("gateway_connects_total", result="ok") == 2)
         log = await asyncio.to_thread(sshd.log)
         assert "penalty" in log, "sshd has counted the failures"
         assert "activating" not in log
@@ -91,7 +91,7 @@ async def test_host_keys_that_we_refuse_keep_no_good_one_away(sshd: NewerSshd, t
             gateway.start()
         await good.until(lambda: good.links == 1, seconds=30)
         for gateway in gateways:
-            await gateway.until(partial(refuses_key, gateway), seconds=20)
+            await gateway.until(partial(refuses_key, gateway))
         log = await asyncio.to_thread(sshd.log)
         assert "without attempting authentication" in log
         assert "activating" not in log
@@ -105,7 +105,7 @@ async def test_the_message_says_that_sshd_penalises_the_address(tmp_path: Path) 
         assert (await failure(wrong)).reason == "auth_failed"
         # sshd's listener learns of a failed login from its child process, a moment later. Its log may have
         # another penalty by then, which shuts nobody out: for the connection that saw whether it has started.
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while "activating" not in await asyncio.to_thread(sshd.log):
                 await asyncio.sleep(0.05)
         found = await failure(config_for(sshd))

@@ -43,7 +43,7 @@ def exit_code(daemon: Daemon, *, seconds: float = 20.0) -> int:
 
 
 def relayed(daemon: Daemon, mapped: tuple[str, int]) -> socket.socket:
-    client = socket.create_connection(mapped, timeout=20)
+    client = socket.create_connection(mapped, timeout=60)
     client.sendall(b"ping")
     daemon.wait_for(
         "the client is relayed", lambda: daemon.metric("kubemux_bytes_total", direction="to_cluster") >= 4

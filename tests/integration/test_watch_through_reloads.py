@@ -90,7 +90,7 @@ class Watch:
             self._apiserver.kubectl, "--namespace", self._namespace, *order, kubeconfig=self._direct
         )
         assert self.process.stdout
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             line = await self.process.stdout.readline()
         assert line.decode() == f"{('ADDED', 'MODIFIED', 'DELETED')[step]} {name} {(1, 2, 2)[step]}\n"
         self.seen += 1

@@ -201,7 +201,7 @@ class Daemon:
 
     def get(self, path: str) -> tuple[int, str]:
         """GET from the admin address: (status code, body)."""
-        connection = http.client.HTTPConnection(*self.admin, timeout=10)
+        connection = http.client.HTTPConnection(*self.admin, timeout=60)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
