@@ -67,6 +67,9 @@ _OF_CLIENT = (
     "_process_cancel_streamlocal_forward_at_openssh_dot_com_global_request",
     "_all_server_host_keys",
     "_ignore_first_kex",
+    "_auth_in_progress",
+    "_auth_complete",
+    "_next_service",
     *_LOGIN_OF_CLIENT,
 )
 _MSG_UNIMPLEMENTED = 3

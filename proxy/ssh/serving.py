@@ -17,6 +17,7 @@ from proxy.ssh.internals import Connection
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 
+_LOGIN: Final = b"ssh-userauth"
 LARGEST: Final = 32 << 10
 """The maximum packet size that we offer to the peer (RFC 4254 5.1), in bytes of data."""
 
@@ -50,6 +51,23 @@ def on_guess(conn: asyncssh.SSHServerConnection) -> None:
         inner._ignore_first_kex = has_guessed and _preferred(client) != _preferred(inner._server_kexinit)
 
     inner._packet_handlers = {**inner._packet_handlers, messages.KEXINIT: judged}
+
+
+def on_service(conn: asyncssh.SSHServerConnection) -> None:
+    """Accept further requests for the login's service, as sshd does.
+
+    paramiko asks for the service before each key or password that it tries. asyncssh 2.24 accepts one request
+    and ends the connection at the second, so the client's second key never came.
+    """
+    inner = cast("Any", conn)
+    accept_service = inner._packet_handlers[messages.SERVICE_REQUEST]
+
+    def again(server: Any, kind: int, sequence: int, packet: asyncssh.packet.SSHPacket) -> None:
+        if inner._auth_in_progress and not inner._auth_complete:
+            inner._next_service = _LOGIN
+        accept_service(server, kind, sequence, packet)
+
+    inner._packet_handlers = {**inner._packet_handlers, messages.SERVICE_REQUEST: again}
 
 
 def _preferred(kexinit: bytes) -> list[bytes]:

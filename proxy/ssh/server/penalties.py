@@ -13,7 +13,9 @@ from proxy.ssh.server.startups import Source
 REFUSED_S: Final = 5.0
 """Penalty for a client that has tried keys in vain, also if it has not signed with one (sshd: authfail)."""
 NO_LOGIN_S: Final = 1.0
-"""Penalty for a client that disconnects and has tried no key (sshd: noauth)."""
+"""Penalty for a client that disconnects and has tried no key, at most a method that is not offered (sshd:
+noauth).
+"""
 TIMEOUT_S: Final = 10.0
 """Penalty for a client that has not logged in by the deadline (sshd: grace-exceeded)."""
 LEAST_S: Final = 15.0

@@ -335,7 +335,7 @@ def _penalty(session: Session, *, is_late: bool) -> float:
     """The penalty of the source of a client that has not logged in, in seconds."""
     if is_late:
         return penalties.TIMEOUT_S
-    return penalties.REFUSED_S if session.has_tried else penalties.NO_LOGIN_S
+    return penalties.REFUSED_S if session.has_tried_key else penalties.NO_LOGIN_S
 
 
 _BROKEN: Final = (

@@ -166,6 +166,7 @@ class Session(asyncssh.SSHServer):
         self._metered.gate = self._host.gate
         internals.limit_packets(conn, LARGEST_BEFORE)
         serving.on_guess(conn)
+        serving.on_service(conn)
         self.conn = cast("Connection", conn)
         self.visit = self.conn.visit
         self._host.made(self)

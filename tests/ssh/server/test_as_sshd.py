@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Final
 
+import paramiko  # type: ignore[import-untyped]
 import pytest
 from structlog.testing import capture_logs
 
@@ -146,6 +148,16 @@ async def say(server: Server, host: str, words: bytes, *, waits: bool = True) ->
     return said
 
 
+def tell_password(server: Server, host: str) -> None:
+    """Try three passwords at a server that has only publickey."""
+    sock = socket.create_connection(server.listen, timeout=WAIT_S, source_address=(host, 0))
+    with closing(paramiko.Transport(sock)) as client:
+        client.start_client(timeout=WAIT_S)
+        for _ in range(3):
+            with pytest.raises(paramiko.BadAuthenticationType):
+                client.auth_password(server.user, "x")
+
+
 Client = Callable[[Server, str], Awaitable[object]]
 
 CLIENTS: Final[Mapping[str, tuple[int | None, Client]]] = {
@@ -153,6 +165,7 @@ CLIENTS: Final[Mapping[str, tuple[int | None, Client]]] = {
     "a port check": (1, lambda one, host: say(one, host, b"", waits=False)),
     "no SSH": (1, lambda one, host: say(one, host, b"GET / HTTP/1.1\r\n\r\n")),
     "our host key is not trusted": (1, lambda one, host: ssh(one, host, one.good, host_key=one.stranger)),
+    "a password": (1, lambda one, host: asyncio.to_thread(tell_password, one, host)),
     "no key": (1, lambda one, host: ssh(one, host)),
     "an unknown key": (5, lambda one, host: ssh(one, host, one.stranger)),
     "a key that it cannot sign with": (5, lambda one, host: ssh(one, host, one.locked)),

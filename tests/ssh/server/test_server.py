@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from contextlib import closing
 from pathlib import Path
 
+import paramiko  # type: ignore[import-untyped]
 import pytest
 from structlog.testing import capture_logs
 
@@ -12,7 +15,7 @@ from proxy.errors import KeyRemoved
 from proxy.errors.reasons import Reason
 from proxy.ssh.server import host_keys
 from tests.support import ssh_keys
-from tests.support.ssh_bed import SshBed, ended
+from tests.support.ssh_bed import WAIT_S, SshBed, ended
 
 pytestmark = pytest.mark.sshd
 
@@ -39,6 +42,25 @@ async def test_a_stranger_is_refused(tmp_path: Path) -> None:
     assert (refused[0]["user"], refused[0]["log_level"]) == ("ops", "warning")
     assert refused[0]["message"] == f"no user and no site has the key {ssh_keys.fingerprint(bed.stranger)}"
     assert refused[0]["hint"] == Reason.UNKNOWN_KEY.remedy
+
+
+async def test_a_second_key_for_which_the_service_is_requested_again(tmp_path: Path) -> None:
+    """paramiko requests it before each key."""
+    async with SshBed(tmp_path / "bed") as bed:
+
+        def log_in() -> bool:
+            with closing(paramiko.Transport(socket.create_connection(bed.address, timeout=WAIT_S))) as client:
+                client.start_client(timeout=WAIT_S)
+                stranger, ops = map(
+                    paramiko.Ed25519Key.from_private_key_file, map(str, (bed.stranger, bed.ops))
+                )
+                with pytest.raises(paramiko.AuthenticationException):
+                    client.auth_publickey("ops", stranger)
+                client.auth_publickey("ops", ops)
+                return bool(client.is_authenticated())
+
+        assert await asyncio.to_thread(log_in)
+        assert bed.record.results == {Reason.OK: 1}
 
 
 async def test_the_name_of_another_user_is_refused_with_both_fingerprints(tmp_path: Path) -> None:
