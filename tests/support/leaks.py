@@ -32,13 +32,14 @@ def open_files() -> dict[int, str]:
     and of the kernel's other notifiers.
     """
     found = {}
-    for link in Path("/proc/self/fd").iterdir():
+    # Each test asks a few times, and pathlib takes three times as long.
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
         try:
-            target = str(link.readlink())
+            target = os.readlink(f"/proc/self/fd/{name}")  # noqa: PTH115
         except OSError:  # the descriptor that listed the folder, closed by now
             continue
         if not target.startswith("anon_inode:"):
-            found[int(link.name)] = target
+            found[int(name)] = target
     return found
 
 

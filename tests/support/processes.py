@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,9 +19,13 @@ def children(parent: int) -> set[int]:
 def _children(parent: int) -> set[int]:
     found: set[int] = set()
     with suppress(OSError):  # the parent has ended
-        for thread in Path(f"/proc/{parent}/task").iterdir():
-            with suppress(OSError):  # it has ended while we looked
-                found.update(map(int, (thread / "children").read_text().split()))
+        # Each test asks a few times, and pathlib takes three times as long.
+        for thread in os.listdir(f"/proc/{parent}/task"):  # noqa: PTH208
+            with (
+                suppress(OSError),  # it has ended while we looked
+                open(f"/proc/{parent}/task/{thread}/children") as pids,  # noqa: PTH123
+            ):
+                found.update(map(int, pids.read().split()))
     return found
 
 
