@@ -1,7 +1,7 @@
 """A plugin that decides which worker runs which test, and in which order.
 
 Workers get tests one by one, so that no worker is left with a long file at the end. Files whose tests share
-an expensive fixture stay on one worker. Tests that start other programs run first, short tests fill the time
+something expensive stay on one worker. Tests that start other programs run first, short tests fill the time
 that is left. Within each of these classes the order is random.
 
 (`--dist=loadgroup` would do, but pytest-xdist 3.8 cannot write a group into the node ids of pytest 9.2.)
@@ -32,12 +32,13 @@ _TOGETHER: Final = {
     "tests/integration/test_site_kubectl.py": _KUBE_APISERVER,
     "tests/integration/test_watch_through_reloads.py": _KUBE_APISERVER,
     "tests/systemd/test_recipe.py": "wheels",
+    "tests/test_source.py": "syntax trees",
     "tests/test_support.py": _KUBE_APISERVER,
     "tests/try_skypilot.py": _KUBE_APISERVER,
 }
-"""By file, the name of the fixture that its tests share: all tests that share it run on one worker."""
+"""By file, the name of what its tests share: all tests that share it run on one worker."""
 
-_FIRST: Final = ("bench", "faults", "integration", "systemd", "test_packaging.py", "test_source.py")
+_FIRST: Final = ("bench", "faults", "integration", "systemd", "test_packaging.py")
 """Files and folders whose tests take long."""
 
 
