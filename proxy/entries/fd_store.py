@@ -99,9 +99,10 @@ class FdStore:
 
         Ports are compared, not addresses: a socket on 127.0.0.1 prevents binding 0.0.0.0 on the same port.
         """
-        if not self._closing.isdisjoint(one.port for one in wanted if isinstance(one, Endpoint)):
-            await _barrier()
-        self._closing.clear()
+        if self._closing.isdisjoint(one.port for one in wanted if isinstance(one, Endpoint)):
+            return
+        self._closing.clear()  # before the barrier: a socket that is given up meanwhile needs another one
+        await _barrier()
 
     def close(self) -> None:
         """Close inherited sockets that were not claimed; systemd keeps those of its store. Idempotent."""

@@ -87,6 +87,28 @@ async def test_a_manager_that_does_not_answer_is_not_waited_for_long(
     ]
 
 
+async def test_a_port_that_is_wanted_later_is_still_waited_for(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload asks twice: first for the clusters and entries that it adds, then for `ssh_server.listen`."""
+    monkeypatch.setattr(fd_store, "SETTLE_TIMEOUT_S", 0.01)
+    given_up = Endpoint("127.0.0.1", free_port())
+    kept = FdStore({})
+    with await bind(given_up, Place("names")) as sock:
+        kept.keep(given_up, sock)
+    kept.forget(given_up)
+    await kept.wait_until_free([])
+    await kept.wait_until_free([Endpoint("0.0.0.0", given_up.port)])  # noqa: S104 - nothing is bound
+    await kept.wait_until_free([given_up])  # systemd was waited for already: no second barrier
+    assert [manager.recv(200).decode().split("=")[0] for _ in range(3)] == [
+        "FDSTORE",
+        "FDSTOREREMOVE",
+        "BARRIER",
+    ]
+    with pytest.raises(BlockingIOError):
+        manager.recv(200)
+
+
 async def test_an_unused_socket_is_closed_and_logged(manager: socket.socket) -> None:
     with socket.create_server(("127.0.0.1", 0)) as wanted, socket.create_server(("127.0.0.1", 0)) as stale:
         addresses = [Endpoint(*sock.getsockname()) for sock in (wanted, stale)]
