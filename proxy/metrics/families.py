@@ -1,110 +1,25 @@
-"""Makes prometheus-client's families from records, piece by piece.
-
-It takes 12 ms to make and render one family of 100 clusters with 17 buckets, and all clients would wait. So a
-scrape first copies all records, in one turn of the event loop, and then makes metrics of a few
-copies at a time.
-"""
+"""The families of `/metrics` that are made from records, by what their records describe."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final, Generic, Protocol, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from prometheus_client import Metric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from proxy.errors.reasons import Reason
+from proxy.metrics.family import COUNTER, GAUGE, Family, Numbers, Plain, Timed, items, known
 from proxy.metrics.records import (
     ClusterRecord,
     DiscoveryRecord,
     EntryRecord,
     GatewayRecord,
-    Histogram,
     LoginRecord,
     SiteRecord,
     Traffic,
 )
-
-COUNTER: Final = CounterMetricFamily
-GAUGE: Final = GaugeMetricFamily
-
-Numbers = Sequence[tuple[tuple[str, ...], float]]
-"""Samples of one record: the values of the labels after the first, and the number."""
-
-Record = TypeVar("Record", contravariant=True)
-Word = TypeVar("Word", bound=str)
-
-
-class Family(Protocol[Record]):
-    """Describes one metric family, and how to read its samples from the records."""
-
-    size: int
-    """How many records one piece has. It takes about a millisecond to make and render them."""
-
-    def metric(self, records: Sequence[tuple[str, Record]]) -> Metric:
-        """The samples of these records, each given with the name of its cluster or gateway."""
-
-
-class Plain(Generic[Record]):
-    """A family of counters or gauges."""
-
-    size = 60
-
-    def __init__(
-        self,
-        kind: type[CounterMetricFamily | GaugeMetricFamily],
-        name: str,
-        text: str,
-        labels: tuple[str, ...],
-        read: Callable[[Record], Numbers],
-    ) -> None:
-        self._kind, self._name, self._text, self._labels, self._read = (
-            kind,
-            f"kubemux_{name}",
-            text,
-            labels,
-            read,
-        )
-
-    def metric(self, records: Sequence[tuple[str, Record]]) -> Metric:
-        """See Family."""
-        family = self._kind(self._name, self._text, labels=self._labels)
-        for owner, record in records:
-            for values, number in self._read(record):
-                family.add_metric((owner, *values), number)
-        return family
-
-
-class Timed(Generic[Record]):
-    """A family of histograms of seconds."""
-
-    size = 12
-
-    def __init__(self, name: str, text: str, label: str, read: Callable[[Record], Histogram]) -> None:
-        self._name, self._text, self._label, self._read = f"kubemux_{name}_seconds", text, label, read
-
-    def metric(self, records: Sequence[tuple[str, Record]]) -> Metric:
-        """See Family."""
-        family = HistogramMetricFamily(self._name, self._text, labels=(self._label,))
-        for owner, record in records:
-            histogram = self._read(record)
-            family.add_metric((owner,), histogram.buckets(), histogram.sum)
-        return family
-
-
-def pieces(family: Family[Record], records: Sequence[tuple[str, Record]]) -> Iterator[Metric]:
-    """The family in pieces: metrics of the same name. There is at least one piece, even without samples."""
-    for start in range(0, max(1, len(records)), family.size):
-        yield family.metric(records[start : start + family.size])
-
-
-def _known(number: float | None) -> Numbers:
-    return () if number is None else (((), number),)
-
-
-def _items(numbers: Mapping[Word, float]) -> Numbers:
-    return [((value,), number) for value, number in numbers.items()]
 
 
 def _bytes(traffic: Traffic) -> Numbers:
@@ -124,14 +39,14 @@ CLUSTER: Final[Sequence[Family[ClusterRecord]]] = (
         "connections_active",
         "Client connections open now.",
         ("cluster",),
-        lambda one: _known(one.traffic.active),
+        lambda one: known(one.traffic.active),
     ),
     Plain(
         COUNTER,
         "connections",
         "Client connections ended, by result.",
         ("cluster", "result"),
-        lambda one: _items(one.traffic.results),
+        lambda one: items(one.traffic.results),
     ),
     Timed(
         "connection_duration",
@@ -156,16 +71,16 @@ CLUSTER: Final[Sequence[Family[ClusterRecord]]] = (
         "cluster_up",
         "1 if the cluster's probes succeed, 0 if not.",
         ("cluster",),
-        lambda one: _known(one.up),
+        lambda one: known(one.up),
     ),
     Plain(
         GAUGE,
         "cluster_listening",
         "1 if the cluster's local address is bound, 0 if somebody else has it.",
         ("cluster",),
-        lambda one: _known(one.listening),
+        lambda one: known(one.listening),
     ),
-    Plain(COUNTER, "probes", "Probes by result.", ("cluster", "result"), lambda one: _items(one.probes)),
+    Plain(COUNTER, "probes", "Probes by result.", ("cluster", "result"), lambda one: items(one.probes)),
     Timed(
         "probe_duration",
         "Time a probe took, from channel to status line.",
@@ -177,46 +92,46 @@ CLUSTER: Final[Sequence[Family[ClusterRecord]]] = (
         "certificate_expiry_timestamp_seconds",
         "When a certificate expires, in Unix time.",
         ("cluster", "kind"),
-        lambda one: _items(one.certificate_expiry),
+        lambda one: items(one.certificate_expiry),
     ),
 )
 
 GATEWAY: Final[Sequence[Family[GatewayRecord]]] = (
-    Plain(GAUGE, "gateway_links", "Links that are up.", ("gateway",), lambda one: _known(one.links)),
+    Plain(GAUGE, "gateway_links", "Links that are up.", ("gateway",), lambda one: known(one.links)),
     Plain(
         GAUGE,
         "gateway_links_retiring",
         "Links that were replaced, and wait for their last channels to end.",
         ("gateway",),
-        lambda one: _known(one.retiring),
+        lambda one: known(one.retiring),
     ),
     Plain(
         GAUGE,
         "gateway_connected",
         "1 if at least one link is up; absent while a gateway that is dialled on demand is idle.",
         ("gateway",),
-        lambda one: _known(None if one.is_idle else one.links > 0),
+        lambda one: known(None if one.is_idle else one.links > 0),
     ),
     Plain(
         GAUGE,
         "on_demand_gateways",
         "Hosts of a gateway pattern that clients use, or have used within idle_timeout.",
         ("gateway",),
-        lambda one: _known(one.live),
+        lambda one: known(one.live),
     ),
     Plain(
         COUNTER,
         "gateway_connects",
         "Dial attempts by result.",
         ("gateway", "result"),
-        lambda one: _items(one.connects),
+        lambda one: items(one.connects),
     ),
     Plain(
         COUNTER,
         "gateway_reconnects",
         "Links dialled again after a loss, by the reason of the loss.",
         ("gateway", "reason"),
-        lambda one: _items(one.reconnects),
+        lambda one: items(one.reconnects),
     ),
     Timed(
         "gateway_handshake",
@@ -229,28 +144,28 @@ GATEWAY: Final[Sequence[Family[GatewayRecord]]] = (
         "gateway_rtt_seconds",
         "Last measured round trip to sshd, through the link.",
         ("gateway",),
-        lambda one: _known(one.rtt),
+        lambda one: known(one.rtt),
     ),
     Plain(
         GAUGE,
         "gateway_backoff_seconds",
         "Wait before the next dial attempt; 0 if none is due.",
         ("gateway",),
-        lambda one: _known(one.backoff),
+        lambda one: known(one.backoff),
     ),
     Plain(
         GAUGE,
         "gateway_credential_expiry_timestamp_seconds",
         "When a gateway's SSH certificate ends, in Unix time.",
         ("gateway", "kind"),
-        lambda one: _items(one.credential_expiry),
+        lambda one: items(one.credential_expiry),
     ),
     Plain(
         GAUGE,
         "link_data_plane",
         "Links by who carries their bytes.",
         ("gateway", "mode"),
-        lambda one: _items(one.planes),
+        lambda one: items(one.planes),
     ),
 )
 
@@ -261,14 +176,14 @@ ENTRY: Final[Sequence[Family[EntryRecord]]] = (
         "Client connections open now, those that have not asked for a name yet included. Those of `ssh` are "
         "channels.",
         ("entry",),
-        lambda one: _known(one.active),
+        lambda one: known(one.active),
     ),
     Plain(
         COUNTER,
         "entry_connections",
         "Client connections ended, by result.",
         ("entry", "result"),
-        lambda one: _items(one.results),
+        lambda one: items(one.results),
     ),
 )
 
@@ -287,7 +202,7 @@ def _destination(kind: str) -> Sequence[Family[Traffic]]:
             f"{kind}_connections",
             "Client connections ended, by result.",
             (kind, "result"),
-            lambda one: _items(one.results),
+            lambda one: items(one.results),
         ),
         Timed(
             f"{kind}_channel_open",
@@ -312,7 +227,7 @@ SITE: Final[Sequence[Family[SiteRecord]]] = (
         "site_connected",
         "1 while the site has a link that can be used, and for 3 s after the last one.",
         ("site",),
-        lambda one: _known(one.is_connected),
+        lambda one: known(one.is_connected),
     ),
     *_destination("site"),
 )
@@ -323,14 +238,14 @@ DISCOVERY: Final[Sequence[Family[DiscoveryRecord]]] = (
         "discovery_up",
         "1 while the pods of a route are watched, 0 if the watch is broken.",
         ("route",),
-        lambda one: _known(one.is_watched),
+        lambda one: known(one.is_watched),
     ),
     Plain(
         GAUGE,
         "discovered_pods",
         "Pods of a route that are known, running or not.",
         ("route",),
-        lambda one: _known(one.pods),
+        lambda one: known(one.pods),
     ),
 )
 
@@ -341,7 +256,7 @@ DENIED: Final[Sequence[Family[Counter[Reason]]]] = (
         "Clients turned away because of who they are. `listener` stands for the listeners of all clusters, "
         "`ssh` for the SSH server.",
         ("entry", "reason"),
-        _items,
+        items,
     ),
 )
 

@@ -22,7 +22,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from proxy.errors.reasons import Reason
-from proxy.metrics import families
+from proxy.metrics import families, family
 from proxy.metrics.records import (
     ClusterRecord,
     DiscoveryRecord,
@@ -203,19 +203,19 @@ class _Records(Collector):
         denied = [(name, record.copy()) for name, record in self.denied.items()]
         entries = [(name, record.copy()) for name, record in self.entries.items()]
         for of_clusters in families.CLUSTER:
-            yield from families.pieces(of_clusters, clusters)
+            yield from family.pieces(of_clusters, clusters)
         for of_gateways in families.GATEWAY:
-            yield from families.pieces(of_gateways, gateways)
+            yield from family.pieces(of_gateways, gateways)
         for of_routes in families.ROUTE:
-            yield from families.pieces(of_routes, routes)
+            yield from family.pieces(of_routes, routes)
         for of_sites in families.SITE:
-            yield from families.pieces(of_sites, sites)
+            yield from family.pieces(of_sites, sites)
         for of_discoveries in families.DISCOVERY:
-            yield from families.pieces(of_discoveries, discoveries)
+            yield from family.pieces(of_discoveries, discoveries)
         for of_entries in families.ENTRY:
-            yield from families.pieces(of_entries, entries)
+            yield from family.pieces(of_entries, entries)
         for of_denied in families.DENIED:
-            yield from families.pieces(of_denied, denied)
+            yield from family.pieces(of_denied, denied)
         yield from families.logins(self.logins)
         yield CounterMetricFamily(
             "kubemux_log_entries_dropped",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Metric
 
 from proxy.metrics import Metrics
-from proxy.metrics.families import COUNTER, Numbers, Plain, Timed, pieces
+from proxy.metrics.family import COUNTER, Numbers, Plain, Timed, pieces
 from proxy.metrics.records import ClusterRecord, GatewayRecord, Histogram, Traffic
 
 
