@@ -10,8 +10,8 @@ from pathlib import Path
 from proxy.admin import client
 from proxy.admin.asking import Where, shown
 from proxy.admin.usual import OF_SERVICE
+from proxy.config.file_paths import has_home
 from proxy.config.model import AdminConfig
-from proxy.config.values import has_home
 from proxy.errors import AdminError, ConfigError, Problem
 from proxy.runtime.endpoint import Endpoint
 

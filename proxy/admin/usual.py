@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from proxy.config.values import has_home, is_for_system_service
+from proxy.config.file_paths import has_home, is_for_system_service
 
 OF_SERVICE: Final = "/run/kubemux/admin.sock"
 OF_PERSON: Final = "~/.config/kubemux/admin.sock"

@@ -9,7 +9,7 @@ from typing import Final
 import click
 from click.core import ParameterSource
 
-from proxy.config.values import format_duration, parse_duration
+from proxy.config.quantities import format_duration, parse_duration
 from proxy.errors import ConfigError, Problem
 
 DEFAULT_CONFIG: Final = Path("/etc/kubemux/config.yaml")

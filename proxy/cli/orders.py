@@ -20,7 +20,7 @@ from proxy.admin.finding import find
 from proxy.cli import note, say
 from proxy.cli.options import Duration, config_option, files
 from proxy.config.allow import KINDS, Rule
-from proxy.config.values import format_duration
+from proxy.config.quantities import format_duration
 from proxy.errors import AdminError, ConfigError, Problem
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import shown

@@ -29,7 +29,7 @@ from proxy.cli.grid import (
     table,
     text,
 )
-from proxy.config.values import format_size
+from proxy.config.quantities import format_size
 from proxy.errors import LinkDown, UnknownName
 from proxy.snapshots import (
     ClusterSnapshot,

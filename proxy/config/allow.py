@@ -11,7 +11,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Annotated, Final, Self
 
-from proxy.config.values import Written, from_text
+from proxy.config.written import Written, from_text
 from proxy.runtime.text import shown
 
 KINDS: Final = ("uid", "gid", "cert", "proxy-user", "ssh-user", "site")

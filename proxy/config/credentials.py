@@ -22,6 +22,7 @@ from proxy.config import (
     unix_files,
     unix_sockets,
 )
+from proxy.config.file_paths import SERVICE_CREDENTIALS, credentials_directory, is_for_system_service
 from proxy.config.files import MAX_CREDENTIAL_BYTES, MAX_KNOWN_HOSTS_BYTES, Denied, Unusable, read_bytes
 from proxy.config.findings import Finding, Loc, dotted
 from proxy.config.keys import Kind
@@ -36,7 +37,6 @@ from proxy.config.model import (
 )
 from proxy.config.private_keys import Content, recognise, unfit
 from proxy.config.references import Section, files, paths, references, sections
-from proxy.config.values import SERVICE_CREDENTIALS, credentials_directory, is_for_system_service
 from proxy.openssh import ssh_config
 from proxy.openssh.known_hosts import is_entry, is_line
 from proxy.runtime.blocking import FILES_S, Hangs, all_of, doing

@@ -6,7 +6,8 @@ import re
 from typing import Annotated, Final, Literal
 
 from proxy.config.keys import Section, key
-from proxy.config.values import Name, Whole, Written
+from proxy.config.values import Name, Whole
+from proxy.config.written import Written
 from proxy.runtime.text import shown
 
 _LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"

@@ -7,8 +7,8 @@ import re
 from pathlib import PurePath
 from typing import Final
 
+from proxy.config.file_paths import has_home, is_for_system_service
 from proxy.config.keys import Key, Kind
-from proxy.config.values import has_home, is_for_system_service
 
 NAME: Final = "prod-eu"
 """An example of the name of a gateway or cluster."""

@@ -29,7 +29,7 @@ from typing import (
 )
 
 from proxy.config.findings import Loc
-from proxy.config.values import Written
+from proxy.config.written import Written
 
 
 class Kind(Enum):

@@ -8,7 +8,8 @@ import os
 import re
 from typing import Annotated, Final, NamedTuple
 
-from proxy.config.values import Written, expand_path, from_text
+from proxy.config.file_paths import expand_path
+from proxy.config.written import Written, from_text
 from proxy.runtime.endpoint import Endpoint, Local, UnixPath
 from proxy.runtime.text import shown
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Final, Self
 
-from proxy.config.values import Written, from_text
+from proxy.config.written import Written, from_text
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import escaped, shown
 

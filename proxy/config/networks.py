@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated
 
-from proxy.config.values import Written
+from proxy.config.written import Written
 from proxy.runtime.text import shown
 
 AnyNetwork = IPv4Network | IPv6Network

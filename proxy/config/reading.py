@@ -15,12 +15,12 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from proxy.config.allow import ANY, Rule
+from proxy.config.file_paths import UnsetVariable
 from proxy.config.findings import Finding, Loc, dotted
 from proxy.config.hints import NAME, example
 from proxy.config.keys import Key, Kind, Section, find, keys, plain_type, section_at
 from proxy.config.matches import Match
 from proxy.config.model import VERSION, Config
-from proxy.config.values import UnsetVariable
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import shown, suggest
 

@@ -8,10 +8,10 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Final
 
 from proxy.config import naming, ssh_rules, unix_sockets
+from proxy.config.file_paths import is_for_system_service
 from proxy.config.findings import Finding, Loc, dotted
 from proxy.config.hosts import ANY_HOST
 from proxy.config.model import DIRECT, Config
-from proxy.config.values import is_for_system_service
 from proxy.runtime.endpoint import Endpoint, check_host
 from proxy.runtime.text import shown, suggest
 

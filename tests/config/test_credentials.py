@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from proxy.config import credentials, diff, known_hosts_warnings, loader, references, values
+from proxy.config import credentials, diff, file_paths, known_hosts_warnings, loader, references
 from proxy.config.credentials import Scrutiny
 from proxy.config.keys import Kind
 from proxy.config.model import Config, GatewayConfig, SiteConfig, SshServerConfig
@@ -77,8 +77,8 @@ def test_systemd_credentials_are_exempt(tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
     else:
         monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-        monkeypatch.setattr(values, "SERVICE_CREDENTIALS", folder)
-    assert values.expand_path("${CREDENTIALS_DIRECTORY}/key") == inside
+        monkeypatch.setattr(file_paths, "SERVICE_CREDENTIALS", folder)
+    assert file_paths.expand_path("${CREDENTIALS_DIRECTORY}/key") == inside
     assert messages(config(inside)) == []
     assert len(messages(config(outside))) == 1
     assert len(messages(config(folder / ".." / "key"))) == 1
@@ -86,7 +86,7 @@ def test_systemd_credentials_are_exempt(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_credential_that_is_not_there_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    path = values.expand_path("${CREDENTIALS_DIRECTORY}/no-such-key")
+    path = file_paths.expand_path("${CREDENTIALS_DIRECTORY}/no-such-key")
     assert path == Path("/run/credentials/kubemux.service/no-such-key")
     [found] = credentials.check(config(path))
     assert found.message == f"{path} does not exist"

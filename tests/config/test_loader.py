@@ -12,8 +12,8 @@ from proxy.config import loader, model, naming, yaml
 from proxy.config.findings import Loc
 from proxy.config.keys import Section, keys
 from proxy.config.model import Config
+from proxy.config.quantities import format_duration
 from proxy.config.reading import read
-from proxy.config.values import format_duration
 from proxy.errors import ConfigError
 from proxy.runtime.endpoint import Endpoint
 from tests.support.plain import plain

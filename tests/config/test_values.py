@@ -6,13 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config.values import (
-    format_duration,
-    format_size,
-    parse_duration,
-    parse_server_name,
-    parse_size,
-)
+from proxy.config.quantities import format_duration, format_size, parse_duration, parse_size
+from proxy.config.values import parse_server_name
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from proxy.config.model import (
     ProbeConfig,
     RouteConfig,
 )
-from proxy.config.values import Written
+from proxy.config.written import Written
 from proxy.daemon import connections, graph, reload
 from proxy.daemon.daemon import Daemon
 from proxy.daemon.orders import Controller

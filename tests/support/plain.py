@@ -11,7 +11,7 @@ from proxy.config.allow import Rule
 from proxy.config.keys import Section
 from proxy.config.listen import format_mode
 from proxy.config.matches import Match, Target
-from proxy.config.values import format_duration
+from proxy.config.quantities import format_duration
 from proxy.runtime.endpoint import Endpoint, UnixPath
 
 

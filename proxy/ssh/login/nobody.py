@@ -11,7 +11,7 @@ import getpass
 import os
 from typing import Final
 
-from proxy.config.values import NO_HOME, has_home
+from proxy.config.file_paths import NO_HOME, has_home
 
 NO_NAME: Final = "-"
 """No user can have this name (passwd(5), adduser(8))."""
