@@ -42,6 +42,10 @@ class DataPlane(Protocol):
     def bulk(self) -> int:
         """Bytes in full packets so far, in both directions (`proxy.ssh.pace`)."""
 
+    @property
+    def received(self) -> int:
+        """It differs from its last value if anything has arrived since."""
+
     def __len__(self) -> int:
         """The number of channels that are open or being opened, by us or by the peer."""
 

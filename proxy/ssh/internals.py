@@ -49,7 +49,8 @@ _CONNECTION_PARTS = (
     "_global_request_waiters",
     "_process_global_response",
     "_packet_handlers",
-    "_keepalive_count",
+    "_send_global_request",
+    "_recv_seq",
     "_session_id",
     "_recv_handler",
     "_inpbuf",
@@ -261,9 +262,48 @@ def is_gone(conn: Connection) -> bool:
     return cast("Any", conn)._transport is None
 
 
-async def ping(conn: Connection) -> None:
-    """Wait for one round trip: sshd refuses a global request that it does not know (RFC 4254 4)."""
-    await cast("Any", conn)._make_global_request(b"keepalive@openssh.com")
+def pinger(conn: Connection, answered: Callable[[], None]) -> Callable[[], None]:
+    """Returns a function that asks the peer for an answer; `answered` is called when it has come, or when the
+    connection ends.
+
+    An SSH server or client refuses a global request that it does not know (RFC 4254 4).
+    """
+    inner, waiter = cast("Any", conn), _Waiter(answered)
+
+    def ask() -> None:
+        inner._global_request_waiters.append(waiter)
+        inner._send_global_request(b"keepalive@openssh.com", want_reply=True)
+
+    return ask
+
+
+class _Waiter:
+    """Stands for the future on which asyncssh waits for the answer to a global request."""
+
+    __slots__ = ("_answered",)
+
+    def __init__(self, answered: Callable[[], None]) -> None:
+        self._answered = answered
+
+    def cancelled(self) -> bool:
+        """Nobody cancels it."""
+        return False
+
+    def set_result(self, result: object) -> None:
+        """The answer has come. What it says is of no interest."""
+        del result
+        self._answered()
+
+
+def received(conn: Connection) -> int:
+    """The sequence number of the next packet of the peer."""
+    return cast("int", cast("Any", conn)._recv_seq)
+
+
+def stop_keepalive(conn: Connection) -> None:
+    """End asyncssh's own keepalive."""
+    if not is_gone(conn):
+        conn.set_keepalive(0)
 
 
 def accept_any_answer(conn: Connection) -> None:
@@ -286,11 +326,6 @@ _HANDLERS: Final = {
     **cast("Any", asyncssh.SSHClientConnection)._packet_handlers,  # those of the server, too
     _MSG_UNIMPLEMENTED: _unimplemented,
 }
-
-
-def reset_keepalive(conn: Connection) -> None:
-    """Let asyncssh's keepalive count from 0 again: the peer is alive, even though an answer is missing."""
-    cast("Any", conn)._keepalive_count = 0
 
 
 def grow_window(channel: asyncssh.SSHTCPChannel[bytes], nbytes: int) -> None:

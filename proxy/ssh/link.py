@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from time import perf_counter
 from typing import Final
 
 import asyncssh
@@ -33,8 +32,8 @@ from proxy.snapshots import LinkSnapshot
 from proxy.ssh import internals, serving
 from proxy.ssh.data_plane import Refusal
 from proxy.ssh.errors import describe_loss, is_hung_up, unused, why_refused
+from proxy.ssh.keepalive import Keepalive
 from proxy.ssh.login.dial import set_user_timeout, unanswered
-from proxy.ssh.login.options import ticks
 from proxy.ssh.login.proxy_command import ProxyCommand
 from proxy.ssh.open_requests import Limit
 from proxy.ssh.opening import Opening
@@ -57,30 +56,6 @@ STUCK: Final = 2
 The link may be dead, and keepalives find that out later. Until then, new channels should go to other links.
 The number is larger than the usual difference between two links. It is no larger than that, because perhaps
 the API server does not answer, not the link.
-"""
-
-_ROUND_TRIPS: Final = 8
-"""How many measurements are kept.
-
-The shortest is taken as the round trip without load. The others may have waited behind a download, and
-windows must not grow for that.
-"""
-
-_AT_FIRST: Final = 3
-"""How many measurements a new link makes quickly, one after another.
-
-With a single one, a busy start measured 9 ms on loopback. Windows grew to 11 MiB because of it, until the
-next measurement 15 s later.
-"""
-
-_AT_FIRST_S: Final = 0.5
-
-
-BUSY: Final = 64 << 10
-"""Bytes in full packets that count as an answer if they arrive or leave in one interval.
-
-The real answer waits in the queue behind them, on a slow link for longer than the keepalive allows. If one
-direction is dead, full packets end, too, because no credit arrives.
 """
 
 UNUSED_S: Final = 1.0
@@ -135,14 +110,7 @@ class Link:
         self.is_unused = False
         """Whether the server probably ended the link because it had no channel."""
         self.error: LinkError | None = None
-        self.rtt: float | None = None
-        self._round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
         self._pace = Pace(self._since)
-        self._measuring: asyncio.Task[None] | None = None
-        self._interval = 0.0
-        self._on_rtt: Callable[[float], None]
-        """Set by `start`, like `_on_missed`."""
-        self._on_missed: Callable[[int], None]
         self.closed: asyncio.Future[LinkError] = loop.create_future()
         self.on_open = partial(self._requested, on_open) if on_open else None
         self.on_refused = on_refused
@@ -154,6 +122,7 @@ class Link:
             serving.on_end(self._conn, self.lost)
             serving.on_prove(self._conn)
         self._plane = take_over(self._conn, budget, turns, self)
+        self._keepalive = Keepalive(self._conn, self._plane)
 
     def __repr__(self) -> str:
         return f"<Link {self.name} {self.server} channels={self.load}>"
@@ -192,6 +161,11 @@ class Link:
     def data_plane(self) -> str:
         """The mode of its data plane (`proxy.ssh.planes`)."""
         return self._plane.mode
+
+    @property
+    def rtt(self) -> float | None:
+        """The last round trip in seconds."""
+        return self._keepalive.rtt
 
     def snapshot(self) -> LinkSnapshot:
         return LinkSnapshot(
@@ -291,56 +265,25 @@ class Link:
     # ------------------------------------------------------------------------------------------- life cycle
 
     def start(
-        self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[int], None]
+        self, settings: KeepaliveConfig, on_rtt: Callable[[float], None], on_missed: Callable[[int], None]
     ) -> None:
-        """Measure the round trip every `interval` seconds. Call it again to change the interval or the
-        callbacks.
-
-        `on_missed` gets the number of intervals for which an answer has been missing. asyncssh has a
-        keepalive of its own, but any packet counts as an answer there: it would keep a link whose other
-        direction is dead, as long as events of a watch arrive.
-        """
-        self._on_rtt, self._on_missed = on_rtt, on_missed
-        if self._measuring is not None:
-            if interval == self._interval:
-                return
-            self._measuring.cancel()
-        self._interval = interval
-        if not self.closed.done():
-            self._measuring = self._tasks.keep(partial(self._measure, interval), name="rtt")
-
-    def set_keepalive(self, keepalive: KeepaliveConfig) -> None:
-        """Change the keepalive settings of this link, in asyncssh and in the kernel.
+        """Send keepalives. Call it again to change the settings or the callbacks (`Keepalive.start`).
 
         Jump hosts keep the settings of their own gateways.
         """
-        if internals.is_gone(self._conn):
-            return
-        self._conn.set_keepalive(*ticks(keepalive))
-        if len(self._conns) == 1:
-            with suppress(OSError):  # the connection is about to end
-                set_user_timeout(self._conn.get_extra_info("socket"), unanswered(keepalive))
 
-    async def _measure(self, interval: float) -> None:
-        while True:
-            sent, missed = perf_counter(), 0  # not the loop's clock: it counts milliseconds
-            ping = self._tasks.spawn(internals.ping(self._conn), name="ping")
-            bulk = self._plane.bulk
-            while not (await asyncio.wait({ping}, timeout=interval))[0]:
-                if self._plane.bulk - bulk >= BUSY:
-                    bulk = self._plane.bulk
-                    internals.reset_keepalive(self._conn)
-                else:
-                    missed += 1
-                    self._on_missed(missed)
-            self.rtt = perf_counter() - sent
+        def answered(rtt: float) -> None:
             self._answers()
-            self._round_trips.append(self.rtt)
-            self._plane.round_trip = min(self._round_trips)
-            self._on_rtt(self.rtt)
-            await asyncio.sleep(
-                interval if len(self._round_trips) >= _AT_FIRST else min(interval, _AT_FIRST_S)
-            )
+            on_rtt(rtt)
+
+        if not self.closed.done():
+            self._keepalive.start(settings, answered, on_missed)
+
+    def limit_silence(self, settings: KeepaliveConfig) -> None:
+        """Let the kernel end the connection if the peer's kernel acknowledges nothing (`unanswered`)."""
+        if len(self._conns) == 1 and not internals.is_gone(self._conn):
+            with suppress(OSError):  # the connection is about to end
+                set_user_timeout(self._conn.get_extra_info("socket"), unanswered(settings))
 
     def lost(self, exc: Exception | None) -> None:
         """Asyncssh calls this when the connection has ended; it has told its own channels already."""
@@ -364,6 +307,7 @@ class Link:
 
     def _end(self, error: LinkError) -> None:
         self.error = error
+        self._keepalive.stop()
         if not self.closed.done():
             self.closed.set_result(error)
         self._plane.lost(error)

@@ -41,7 +41,9 @@ async def rekeyed(conn: asyncssh.SSHClientConnection) -> None:
     """Wait until the key exchange is over, and the server answers under the new keys."""
     async with asyncio.timeout(30):
         while internals.is_exchanging_keys(conn):
-            await internals.ping(conn)
+            answered = asyncio.Event()
+            internals.pinger(conn, answered.set)()
+            await answered.wait()
             assert not internals.is_gone(conn), "the key exchange did not fail"
 
 

@@ -10,13 +10,14 @@ from typing import Any, cast
 
 import asyncssh
 import pytest
-from asyncssh.packet import SSHPacket, UInt32
+from asyncssh.packet import SSHPacket, String, UInt32
 from structlog.testing import capture_logs
 
-from proxy.config.model import GatewayConfig
+from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.relay.probing import relayed_socket
 from proxy.runtime.endpoint import Endpoint
-from proxy.ssh.link import BUSY
+from proxy.ssh.keepalive import BUSY
+from proxy.ssh.login.options import ticks
 from tests.ssh.conftest import ORIGIN, config_for, started
 from tests.support import other_servers
 from tests.support.echo import Echo
@@ -26,7 +27,7 @@ from tests.support.sshd import SshdFactory
 pytestmark = pytest.mark.usefixtures("data_plane")
 
 KEEPALIVE = {"interval": 0.3, "max_missed": 2}
-GLOBAL_REQUEST, UNIMPLEMENTED = 80, 3
+IGNORE, UNIMPLEMENTED, GLOBAL_REQUEST = 2, 3, 80
 
 Answer = Callable[[Any, int], None]
 
@@ -83,6 +84,55 @@ async def test_no_answer_at_all_is_silence(tmp_path: Path) -> None:
         await gateway.until(lambda: gateway.links == 1)
         await gateway.until(lambda: gateway.links == 0)
         assert gateway.snapshot().reason == "keepalive_timeout"
+
+
+async def test_one_keepalive_in_an_interval_and_none_of_asyncssh(tmp_path: Path) -> None:
+    """Another one would cost thousands of idle sites as much again."""
+    came: asyncio.Queue[float] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def noted(conn: Any, sequence: int) -> None:
+        came.put_nowait(loop.time())
+        unimplemented(conn, sequence)
+
+    async with answering(noted, tmp_path) as config, started(config) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        async with asyncio.timeout(30):
+            first, *_, last = [await came.get() for _ in range(8)]
+    period, _ = ticks(config.keepalive)
+    assert last - first >= 6 * period, "a late event loop may shorten one pause, but not the sum of all"
+
+
+async def test_a_change_of_settings_sends_no_second_request(tmp_path: Path) -> None:
+    """Two requests without an answer would count the intervals wrongly."""
+    asked: asyncio.Queue[int] = asyncio.Queue()
+    missed: asyncio.Queue[int] = asyncio.Queue()
+    silent = answering(lambda _, sequence: asked.put_nowait(sequence), tmp_path)
+    async with silent as config, started(config) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        (link,) = gateway._links
+        async with asyncio.timeout(30):
+            await asked.get()
+            link.start(KeepaliveConfig(interval=0.05, max_missed=9), lambda _: None, missed.put_nowait)
+            assert [await missed.get() for _ in range(3)] == [1, 2, 3]
+        assert asked.empty()
+
+
+async def test_other_packets_are_no_answer(tmp_path: Path) -> None:
+    """They buy the gateway one interval more, not any number of them."""
+    asked = 0
+
+    def talks(conn: Any, sequence: int) -> None:
+        nonlocal asked
+        del sequence
+        asked += 1
+        conn.send_packet(IGNORE, String(b""))
+
+    async with answering(talks, tmp_path) as config, started(config) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        await gateway.until(lambda: gateway.links == 0)
+        assert gateway.snapshot().reason == "keepalive_timeout"
+    assert asked
 
 
 class Pouring(Server):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import asyncssh
 import pytest
 
+from proxy.config.model import KeepaliveConfig
 from proxy.errors import (
     ChannelProhibited,
     ChannelRefused,
@@ -33,6 +34,8 @@ from tests.support.serving import Server
 from tests.support.sshd import Sshd, SshdFactory
 
 pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
+
+HOURLY = KeepaliveConfig(interval=3600.0, max_missed=3)
 
 
 class Leaves(Server):
@@ -202,7 +205,7 @@ async def test_the_way_is_measured_more_than_once_at_first(sshd: Sshd) -> None:
     """
     measured: asyncio.Queue[float] = asyncio.Queue()
     async with linked(sshd) as (link, _):
-        link.start(3600, on_rtt=measured.put_nowait, on_missed=lambda _: None)
+        link.start(HOURLY, on_rtt=measured.put_nowait, on_missed=lambda _: None)
         async with asyncio.timeout(30):
             round_trips = [await measured.get() for _ in range(3)]
         assert link._plane.round_trip == min(round_trips) > 0
@@ -214,20 +217,25 @@ async def test_a_measurement_goes_on_when_the_callbacks_change(
     """A site's link has another owner as soon as it serves."""
     before: asyncio.Queue[float] = asyncio.Queue()
     after: asyncio.Queue[float] = asyncio.Queue()
-    sent, ping, is_sent = 0, internals.ping, asyncio.Event()
+    sent, pinger, is_sent = 0, internals.pinger, asyncio.Event()
 
-    async def counted(conn: internals.Connection) -> None:
-        nonlocal sent
-        sent += 1
-        is_sent.set()
-        await ping(conn)
+    def counting(conn: internals.Connection, answered: Callable[[], None]) -> Callable[[], None]:
+        ask = pinger(conn, answered)
 
-    monkeypatch.setattr(internals, "ping", counted)
+        def asking() -> None:
+            nonlocal sent
+            sent += 1
+            is_sent.set()
+            ask()
+
+        return asking
+
+    monkeypatch.setattr(internals, "pinger", counting)
     async with linked(sshd) as (link, _):
-        link.start(3600, on_rtt=before.put_nowait, on_missed=lambda _: None)
+        link.start(HOURLY, on_rtt=before.put_nowait, on_missed=lambda _: None)
         async with asyncio.timeout(30):
             await is_sent.wait()
-            link.start(3600, on_rtt=after.put_nowait, on_missed=lambda _: None)
+            link.start(HOURLY, on_rtt=after.put_nowait, on_missed=lambda _: None)
             for _ in range(3):
                 await after.get()
         assert (sent, before.qsize()) == (3, 0)

@@ -84,6 +84,11 @@ class AsyncsshPlane:
     def __repr__(self) -> str:
         return f"<AsyncsshPlane channels={len(self)} full={self._is_full}>"
 
+    @property
+    def received(self) -> int:
+        """See `proxy.ssh.data_plane.DataPlane`."""
+        return internals.received(self._conn)
+
     def __len__(self) -> int:
         """Channels open or being opened, by us or by the peer."""
         return len(self._channels) + len(self._opening) + len(self._requests)

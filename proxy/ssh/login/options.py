@@ -157,10 +157,10 @@ def _prepare(config: GatewayConfig, found: SshConfig | None) -> Prepared:
 
 
 def ticks(keepalive: KeepaliveConfig) -> tuple[float, int]:
-    """Interval and count for asyncssh's keepalive.
+    """Interval and count for our keepalive, and for asyncssh's, which jump hosts have.
 
-    asyncssh sends a request after each interval of silence, and ends the connection one interval after the
-    last request. With these two numbers it ends after interval × max_missed, as with ssh(1).
+    Both send a request after each interval, and end the connection one interval after the last request. With
+    these two numbers it ends after interval × max_missed, as with ssh(1).
     """
     tries = keepalive.max_missed
     return keepalive.interval * tries / (tries + 1), tries

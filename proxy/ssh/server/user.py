@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 
+from proxy.config.model import KeepaliveConfig
 from proxy.errors import KeepaliveTimeout, LinkClosed, LinkError, LinkLost
 from proxy.errors.reasons import Reason
 from proxy.relay.budget import MemoryBudget
@@ -27,8 +28,7 @@ log = structlog.get_logger("kubemux.ssh_server")
 
 NO_FORWARD: Final = "-R is for sites, and this is a user"
 
-KEEPALIVE_S: Final = 15.0
-MAX_MISSED: Final = 8
+KEEPALIVE: Final = KeepaliveConfig(interval=15.0, max_missed=8)
 """Two minutes, so that a laptop can change its network. Without a keepalive (the default of sshd), a lost
 connection and its channels would stay for hours.
 """
@@ -65,7 +65,7 @@ class User(Guest):
             limit=limit,
         )
         serving.on_forward(session.conn, self._forward, lambda *_: False)
-        self._link.start(KEEPALIVE_S, lambda _: None, self._missed)
+        self._link.start(KEEPALIVE, lambda _: None, self._missed)
         self._was_closed = False
         self.ended = tasks.spawn(self._until_the_end(), name=name)
         """Done when the connection is closed."""
@@ -112,7 +112,7 @@ class User(Guest):
         return False
 
     def _missed(self, count: int) -> None:
-        if count >= MAX_MISSED:
+        if count >= KEEPALIVE.max_missed:
             error = KeepaliveTimeout(f"{self._link.server} stopped answering")
             self._tasks.spawn(self._link.close(error), name=f"close {self._link.name}")
 

@@ -54,8 +54,8 @@ class Visitor(Guest):
 
     def measure(self) -> None:
         """Send keepalives with the current settings."""
-        self.link.set_keepalive(self._site.config.keepalive)
-        self.link.start(self._site.config.keepalive.interval, lambda _: None, self._missed)
+        self.link.limit_silence(self._site.config.keepalive)
+        self.link.start(self._site.config.keepalive, lambda _: None, self._missed)
 
     def _missed(self, count: int) -> None:
         if count >= self._site.config.keepalive.max_missed:

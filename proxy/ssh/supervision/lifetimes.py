@@ -80,7 +80,7 @@ class Lifetimes(Generic[L]):
         self._new_settings = asyncio.get_running_loop().create_future()
         if has_new_keepalive:
             for link in self._all:
-                link.set_keepalive(config.keepalive)
+                link.limit_silence(config.keepalive)
                 self._measure(link)
         self._retire_surplus()
 
@@ -145,8 +145,7 @@ class Lifetimes(Generic[L]):
     # ------------------------------------------------------------------------------------------- keepalives
 
     def _measure(self, link: L) -> None:
-        interval = self._config.keepalive.interval
-        link.start(interval, partial(self._answered, link), partial(self._missed, link))
+        link.start(self._config.keepalive, partial(self._answered, link), partial(self._missed, link))
 
     def _answered(self, link: L, rtt: float) -> None:
         self._missing.discard(link)

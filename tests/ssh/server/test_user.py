@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from proxy.config.model import KeepaliveConfig
 from proxy.errors.reasons import Reason
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import OpenRequest
@@ -84,7 +85,7 @@ async def client(forward: str) -> tuple[asyncio.StreamReader, asyncio.StreamWrit
 
 
 async def test_a_client_that_is_silent_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(user, "KEEPALIVE_S", 0.05)
+    monkeypatch.setattr(user, "KEEPALIVE", KeepaliveConfig(interval=0.05, max_missed=8))
     async with bastion(tmp_path) as found, asyncio.timeout(WAIT_S):
         with capture_logs() as logs:
             process = await found.bed.start(found.bed.ops, "-N")

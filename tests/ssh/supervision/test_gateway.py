@@ -271,7 +271,7 @@ async def test_a_gateway_that_was_removed_has_no_series_again(sshd: Sshd) -> Non
         await asyncio.sleep(0)
         gateway.metrics.forget_gateway("edge")
         (link,) = gateway._links
-        link.rtt = None
+        link._keepalive.rtt = None
         async with asyncio.timeout(30):
             while link.snapshot().rtt is None:
                 await asyncio.sleep(0.01)
