@@ -32,9 +32,12 @@ async def served(tmp_path: Path, data_plane: str) -> AsyncIterator[Served]:
 class Hasty:
     """A client that sends more bytes in the same write as the signature that logs it in."""
 
-    def __init__(self, served: Served, behind: Callable[[Any], None]) -> None:
+    def __init__(self, served: Served, behind: Callable[[Any], None], cut: int | None = None) -> None:
+        """With `cut` it makes two writes: the second begins so many bytes behind the signature's packet."""
         self._served = served
         self._behind = behind
+        self._cut = cut
+        self._late: asyncio.Task[None] | None = None
         self.conn: Any = None
 
     async def come(self) -> Any:
@@ -45,7 +48,10 @@ class Hasty:
             def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
                 hasty.watch(cast("Any", conn))
 
-        return await self._served.client(client_factory=Owner)
+        conn = await self._served.client(client_factory=Owner)
+        if self._late is not None:
+            await self._late
+        return conn
 
     def watch(self, conn: Any) -> None:
         self.conn = conn
@@ -59,14 +65,27 @@ class Hasty:
             write = conn._transport.write
             conn._send = written.append
             send(kind, *args, handler=handler)
+            end = len(b"".join(written))
             # asyncssh keeps what may not be sent before the login is over.
             conn._auth_in_progress, conn._auth_complete = False, True
             self._behind(conn)
             conn._auth_in_progress, conn._auth_complete = True, False
             del conn._send
-            write(b"".join(written))
+            sent = b"".join(written)
+            if self._cut is None:
+                write(sent)
+                return
+            write(sent[: end + self._cut])
+            rest = _later(write, sent[end + self._cut :])
+            self._late = asyncio.get_running_loop().create_task(rest, name="late")
 
         conn.send_packet = sending
+
+
+async def _later(write: Callable[[bytes], None], data: bytes) -> None:
+    for _ in range(3):  # turns of the loop, so that the server reads what came before
+        await asyncio.sleep(0)
+    write(data)
 
 
 def is_signed(args: tuple[bytes, ...]) -> bool:
@@ -207,3 +226,19 @@ async def test_no_client_is_limited_twice(served: Served) -> None:
     assert isinstance(limits, Metered)
     assert not limits.is_held
     await works(served, conn)
+
+
+async def test_the_login_may_be_cut_at_every_byte_around_its_end(served: Served, data_plane: str) -> None:
+    """Whatever of the next packets has arrived with the signature, the link has the data plane that it
+    should have.
+    """
+
+    def behind(conn: Any) -> None:
+        for _ in range(2):
+            conn.send_packet(IGNORE, String("x"))
+
+    for cut in range(-8, 25):
+        conn = await Hasty(served, behind, cut).come()
+        link = await served.link()
+        assert link.data_plane == data_plane, cut
+        await works(served, conn)

@@ -160,8 +160,10 @@ class Handover:
             raise Unsupported(f"asyncssh {asyncssh.__version__} has no SSHTCPChannel._session")
         if conn._channels:
             raise Unsupported("asyncssh has channels on it")
-        if conn._transport is None or not (is_between or is_login):
-            raise Unsupported("the connection is gone, or busy with a packet")
+        if conn._transport is None:
+            raise Unsupported("the connection is gone")
+        if not (is_between or is_login):
+            raise Unsupported("asyncssh is busy with a packet")
         if metered is not None:
             metered.stop()
         received = conn._packet + conn._inpbuf

@@ -324,6 +324,8 @@ def _why(session: Session, exc: Exception | None, *, is_late: bool) -> tuple[Rea
     is_of_protocol = not isinstance(exc, OSError | asyncssh.DisconnectError) or isinstance(exc, _BROKEN)
     if exc is not None and is_of_protocol:
         return Reason.HANDSHAKE_FAILED, f"{exc}"
+    if session.has_signed:
+        return Reason.NO_LOGIN, "it has left in the moment in which it was let in"
     if session.has_tried_key:
         return Reason.NO_LOGIN, "it has shown a key that is accepted, and has not signed with it"
     if session.has_tried:
@@ -335,7 +337,8 @@ def _penalty(session: Session, *, is_late: bool) -> float:
     """The penalty of the source of a client that has not logged in, in seconds."""
     if is_late:
         return penalties.TIMEOUT_S
-    return penalties.REFUSED_S if session.has_tried_key else penalties.NO_LOGIN_S
+    has_failed = session.has_tried_key and not session.has_signed
+    return penalties.REFUSED_S if has_failed else penalties.NO_LOGIN_S
 
 
 _BROKEN: Final = (

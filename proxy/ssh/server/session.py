@@ -183,6 +183,11 @@ class Session(asyncssh.SSHServer):
         """
         return self.has_tried_key or self.tries > 1
 
+    @property
+    def has_signed(self) -> bool:
+        """Whether the client has proved that it has a key that is accepted."""
+        return self._proved is not None
+
     def public_key_auth_supported(self) -> bool:
         return True
 
@@ -244,6 +249,8 @@ class Session(asyncssh.SSHServer):
     def auth_completed(self) -> None:
         if self._proved is None:  # asyncssh ends the connection
             raise RuntimeError("asyncssh lets somebody in whose key nobody has checked")
+        if internals.is_gone(self.conn):  # asyncssh is about to call `connection_lost`
+            return
         self._metered.most_unopened, self._metered.gate = MOST_UNOPENED, None
         internals.limit_packets(self.conn, MOST_UNOPENED)
         self.login = self._proved

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from proxy.errors import KeyRemoved
 from proxy.errors.reasons import Reason
 from proxy.ssh.server import host_keys
+from proxy.ssh.server.session import Session
 from tests.support import ssh_keys
 from tests.support.ssh_bed import WAIT_S, SshBed, ended
 
@@ -121,3 +122,27 @@ async def test_clients_learn_the_next_host_key(tmp_path: Path) -> None:
             while ssh_keys.public(following) not in known.read_text():
                 await asyncio.sleep(0.02)
         await ended(client)
+
+
+async def test_a_client_that_is_gone_when_it_is_let_in_has_no_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncssh lets it in in the same turn of the loop in which its connection is lost."""
+    check = Session.check
+
+    def lost_meanwhile(session: Session, asked: str, blob: bytes, message: bytes, signature: bytes) -> bool:
+        is_in = check(session, asked, blob, message, signature)
+        if signature:
+            session.conn.connection_lost(None)
+        return is_in
+
+    monkeypatch.setattr(Session, "check", lost_meanwhile)
+    async with SshBed(tmp_path / "bed") as bed:
+        with capture_logs() as logs:
+            assert (await bed.ssh(bed.factory, "-N")).code == 255
+            async with asyncio.timeout(30):
+                await bed.quiet()
+        assert not bed.guests
+        assert bed.record.results == {Reason.NO_LOGIN: 1}
+    assert [line["event"] for line in logs] == ["login refused"]
+    assert logs[0]["message"] == "it has left in the moment in which it was let in"
