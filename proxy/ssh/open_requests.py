@@ -128,7 +128,8 @@ class OpenRequests:
             code = messages.PROHIBITED if asked.kind in _KNOWN else messages.UNKNOWN_TYPE
             self._plane.refuse(asked, code, ONLY_FORWARDS)
             kind = shown(asked.kind[:LONGEST_HOST].decode(errors="replace"))
-            self._on_refused(Reason.UNSUPPORTED, f"a channel of the type {kind}")
+            means = " (a shell, a command or sftp)" if asked.kind == b"session" else ""
+            self._on_refused(Reason.UNSUPPORTED, f"a channel of the type {kind}{means}")
             return
         (host, port), (origin, origin_port) = messages.parse_tcpip(asked.rest)
         if len(host) > LONGEST_HOST:

@@ -34,7 +34,11 @@ log = structlog.get_logger("kubemux.ssh_server")
 
 CLOSE_S: Final = 2.0
 SELDOM_S: Final = 10.0
-"""Seconds between two log entries about connections that were closed because of the limits (startups)."""
+"""Seconds between two log entries about connections that were closed because of the limits (startups), and
+about clients of one source that left before their login.
+"""
+MOST_PASSING: Final = 1000
+"""How many sources of such clients are remembered."""
 CHECK_S: Final = 1.0
 """Seconds between two checks for logins that have expired."""
 _NOT_NOW: Final = b"Not allowed at this time\r\n"
@@ -74,6 +78,7 @@ class SshServer:
         """How many connections from these networks are logging in now."""
         self._sessions: set[Session] = set()
         self._crowd = Seldom(SELDOM_S)
+        self._passing: dict[tuple[Source, Reason], Seldom] = {}
         self._is_closing = False
         self._watching: asyncio.Task[None] | None = None
         self._tasks = Tasks("ssh server")
@@ -251,22 +256,12 @@ class SshServer:
             self._failed(session, exc)
 
     def _failed(self, session: Session, exc: Exception | None) -> None:
-        address, source, since = session.visit
+        _, source, since = session.visit
         now = self._loop.time()
         is_late = now - since >= self._startups.config.login_timeout
         reason, message = _why(session, exc, is_late=is_late)
         self._record.results[reason] += 1
-        # Port checks and scanners come all day: as warnings they would hide the others.
-        log.log(
-            logging.INFO if reason is Reason.NO_LOGIN else logging.WARNING,
-            "login refused",
-            client=str(address),
-            user=printable(session.asked),
-            reason=reason,
-            message=printable(message),
-            hint=reason.remedy,
-            seconds=round(now - since, 3),
-        )
+        self._log_refused(session, reason, message, seconds=now - since)
         self._on_refused(session.asked, reason, printable(message))
         seconds = _penalty(session, is_late=is_late)
         if source.own is None and self._penalties.add(source, seconds, now):
@@ -278,6 +273,37 @@ class SshServer:
                 seconds=left,
                 hint=Reason.PENALTY.remedy,
             )
+
+    def _log_refused(self, session: Session, reason: Reason, message: str, *, seconds: float) -> None:
+        """Log why a client has not logged in. Of clients that have not even said a user name, one entry
+        stands for all of a source with the same reason: ssh-keyscan connects for each kind of key.
+        """
+        more = {}
+        if not session.asked:
+            if not (clients := self._passers_by(session.visit.source, reason)):
+                return
+            more = {"clients": clients}
+        # Port checks and scanners come all day: as warnings they would hide the others.
+        log.log(
+            logging.INFO if reason is Reason.NO_LOGIN else logging.WARNING,
+            "login refused",
+            client=str(session.visit.address),
+            user=printable(session.asked),
+            reason=reason,
+            message=printable(message),
+            hint=reason.remedy,
+            seconds=round(seconds, 3),
+            **more,
+        )
+
+    def _passers_by(self, source: Source, reason: Reason) -> int:
+        """For how many clients of this source an entry is due; 0 if none is."""
+        due = self._passing.get((source, reason))
+        if due is None:
+            if len(self._passing) >= MOST_PASSING:
+                del self._passing[next(iter(self._passing))]
+            due = self._passing[source, reason] = Seldom(SELDOM_S)
+        return due()
 
     # ------------------------------------------------------------------------------------------- the end
 
@@ -323,7 +349,7 @@ def _why(session: Session, exc: Exception | None, *, is_late: bool) -> tuple[Rea
         return Reason.LOGIN_TIMEOUT, "it has not logged in in time"
     is_of_protocol = not isinstance(exc, OSError | asyncssh.DisconnectError) or isinstance(exc, _BROKEN)
     if exc is not None and is_of_protocol:
-        return Reason.HANDSHAKE_FAILED, f"{exc}"
+        return Reason.HANDSHAKE_FAILED, f"{_said(exc)}: {exc}"
     if session.has_signed:
         return Reason.NO_LOGIN, "it has left in the moment in which it was let in"
     if session.has_tried_key:
@@ -331,6 +357,15 @@ def _why(session: Session, exc: Exception | None, *, is_late: bool) -> tuple[Rea
     if session.has_tried:
         return Reason.NO_LOGIN, "it has shown no key, and tried to log in otherwise"
     return Reason.NO_LOGIN, "it has left without showing a key"
+
+
+def _said(exc: Exception) -> str:
+    """What an error of asyncssh means, in our words."""
+    if isinstance(exc, asyncssh.KeyExchangeFailed):
+        return "it has no algorithms in common with kubemux, or its key exchange is wrong"
+    if isinstance(exc, asyncssh.ProtocolNotSupported):
+        return "it does not speak SSH 2.0"
+    return "it does not keep to the SSH protocol"
 
 
 def _penalty(session: Session, *, is_late: bool) -> float:

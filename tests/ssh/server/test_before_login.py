@@ -14,8 +14,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.errors.reasons import Reason
-from proxy.ssh.server import penalties
-from tests.support.ssh_bed import WAIT_S, SshBed
+from proxy.ssh.server import penalties, server
+from tests.support.ssh_bed import HOST, WAIT_S, SshBed
 
 pytestmark = pytest.mark.sshd
 
@@ -146,6 +146,53 @@ async def test_a_protocol_error_ends_the_connection(tmp_path: Path, said: bytes,
         assert bed.record.startups == 0
     [line] = [line for line in logs if line["event"] == "login refused"]
     assert line["log_level"] == ("info" if reason is Reason.NO_LOGIN else "warning")
+    assert line["clients"] == 1
+    words = "it does not speak SSH 2.0: ", "it does not keep to the SSH protocol: "
+    assert reason is Reason.NO_LOGIN or line["message"].startswith(words)
+
+
+async def test_one_entry_stands_for_all_that_leave_before_they_say_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "SELDOM_S", 3600.0)
+    comers = [*((HOST, b""), (HOST, b"GET /\r\n")) * 2, ("127.0.0.2", b"")]
+    async with SshBed(tmp_path / "bed") as bed:
+        with capture_logs() as logs:
+            for host, said in comers:
+                with silent(bed, 1, host=host) as [sock]:
+                    sock.sendall(said)
+                    sock.shutdown(socket.SHUT_WR)
+                    await received(sock)
+            await until(bed, Reason.NO_LOGIN, 3)
+            await until(bed, Reason.HANDSHAKE_FAILED, 2)
+            for _ in range(2):
+                await bed.ssh(bed.stranger, "true")
+    told = [(line["client"].partition(":")[0], line["reason"]) for line in logs]
+    assert sorted(told) == [
+        (HOST, Reason.HANDSHAKE_FAILED),
+        (HOST, Reason.NO_LOGIN),
+        (HOST, Reason.UNKNOWN_KEY),
+        (HOST, Reason.UNKNOWN_KEY),
+        ("127.0.0.2", Reason.NO_LOGIN),
+    ]
+
+
+async def test_only_so_many_passing_sources_are_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "SELDOM_S", 3600.0)
+    monkeypatch.setattr(server, "MOST_PASSING", 1)
+    async with SshBed(tmp_path / "bed") as bed:
+        with capture_logs() as logs:
+            for count, host in enumerate((HOST, HOST, "127.0.0.2", HOST), 1):
+                with silent(bed, 1, host=host):
+                    await opened(bed, 1)
+                await until(bed, Reason.NO_LOGIN, count)
+    assert [(line["client"].partition(":")[0], line["clients"]) for line in logs] == [
+        (HOST, 1),
+        ("127.0.0.2", 1),
+        (HOST, 1),
+    ]
 
 
 @pytest.mark.parametrize("seed", range(4))
