@@ -337,3 +337,20 @@ def test_it_is_an_entry_like_any_other(bed: Jumping) -> None:
     assert entry["listen"] == str(bed.files.listen)
     assert (entry["listening"], entry["reason"], entry["connections"]) == (True, "", 0)
     assert entry["connections_total"] >= 3
+
+
+def test_the_log_has_everybody_who_was_denied_with_one_reason(bed: Jumping) -> None:
+    """Denied by `allow`, and by the key's options."""
+    bed.desk.typed("ssh -W closed:443 bastion")
+    bed.desk.typed("ssh -W node-a:22 shut")
+
+    def told() -> set[tuple[object, ...]]:
+        events = "connection closed", "connection refused"
+        lines = [one for event in events for one in bed.daemon.events(event) if one["reason"] == "denied"]
+        return {(one["event"], one["entry"], one["caller"], one["asked"]) for one in lines}
+
+    wanted = {
+        ("connection closed", "ssh", "ssh-user:ops", "closed:443"),
+        ("connection refused", "ssh", "ssh-user:shut", "node-a:22"),
+    }
+    bed.daemon.wait_for("both log entries", lambda: wanted <= told())
