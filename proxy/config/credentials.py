@@ -37,7 +37,7 @@ from proxy.config.model import (
 )
 from proxy.config.private_keys import Content, recognise, unfit
 from proxy.config.references import Section, files, paths, references, sections
-from proxy.openssh import ssh_config
+from proxy.openssh import ssh_g
 from proxy.openssh.known_hosts import is_entry, is_line
 from proxy.runtime.blocking import FILES_S, Hangs, all_of, doing
 
@@ -168,11 +168,11 @@ def _digest(path: Path) -> bytes:
 
 def _check(loc: Loc, section: Section, scrutiny: Scrutiny) -> Iterator[Finding]:
     if isinstance(section, GatewayConfig) and scrutiny > Scrutiny.CA:
-        if section.ssh_config and not ssh_config.is_ssh_here():
+        if section.ssh_config and not ssh_g.is_ssh_here():
             yield Finding(
                 (*loc, "ssh_config"),
                 "is read by ssh(1), which this machine does not have",
-                ssh_config.NEEDS_SSH,
+                ssh_g.NEEDS_SSH,
             )
         for below, path, kind in references(section):
             locked, missing = section.passphrase_file is None, known_hosts_warnings.missing(section, path)

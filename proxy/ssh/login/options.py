@@ -21,8 +21,9 @@ from proxy.config import expiry
 from proxy.config.credentials import NO_AGENT, no_agent
 from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.errors import CredentialsUnusable, RetryClass
-from proxy.openssh import ssh_config
-from proxy.openssh.ssh_config import Printed, Remark, SshConfig
+from proxy.openssh import known_hosts_command, ssh_config_reader, ssh_g
+from proxy.openssh.ssh_config import Remark, SshConfig
+from proxy.openssh.ssh_g import Printed
 from proxy.runtime.blocking import Hangs, Place, doing
 from proxy.ssh.login import algorithms, trust, user_keys
 from proxy.ssh.login.nobody import own_name
@@ -108,14 +109,14 @@ async def _read_ssh_config(config: GatewayConfig, place: Place, deadline: float)
     waited_for = "ssh -G has not read it"
     try:
         async with asyncio.timeout_at(deadline):
-            printed = await ssh_config.print_options(
+            printed = await ssh_g.print_options(
                 config.ssh_config, config.host, user=config.user, port=config.port
             )
             waited_for = "what it names has not been found"
             found = await place.run(_parse, printed, timeout=deadline - asyncio.get_running_loop().time())
             if found.known_hosts_command and not config.known_hosts:
                 waited_for = f"its KnownHostsCommand {found.known_hosts_command[0]} has not ended"
-                found = await ssh_config.run_known_hosts_command(found)
+                found = await known_hosts_command.run(found)
             return found
     except TimeoutError as exc:
         raise CredentialsUnusable(
@@ -129,7 +130,7 @@ async def _read_ssh_config(config: GatewayConfig, place: Place, deadline: float)
 
 def _parse(printed: Printed) -> SshConfig:
     doing(f"looking for what {printed.path} names")
-    return ssh_config.parse(printed)
+    return ssh_config_reader.read(printed)
 
 
 def _prepare(config: GatewayConfig, found: SshConfig | None) -> Prepared:
