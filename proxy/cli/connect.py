@@ -10,8 +10,8 @@ import click
 
 from proxy.cli.entries import choose
 from proxy.cli.options import config_option
-from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
+from proxy.config.scrutiny import Scrutiny
 from proxy.connect import asking
 from proxy.connect.command import VARIABLE, Order, run
 from proxy.errors import ConfigError, Problem

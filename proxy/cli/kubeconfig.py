@@ -10,7 +10,7 @@ import click
 from proxy.cli import Group, note, write_document
 from proxy.cli.options import File, config_option
 from proxy.config import loader
-from proxy.config.credentials import Scrutiny
+from proxy.config.scrutiny import Scrutiny
 from proxy.config.unknown import no_cluster
 from proxy.errors import ConfigError, Problem, UnknownNames
 from proxy.kubeconfig import entries, exporter, file, importer, store

@@ -19,9 +19,9 @@ from proxy.admin import client
 from proxy.cli import note, say
 from proxy.cli.options import config_option
 from proxy.config import credentials
-from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
 from proxy.config.model import Config
+from proxy.config.scrutiny import Scrutiny
 from proxy.config.unknown import no_cluster
 from proxy.daemon import doctor
 from proxy.daemon.doctor import Report

@@ -10,10 +10,10 @@ import click
 from proxy.cli import EX_FAILED, say
 from proxy.cli.options import config_option
 from proxy.config.allow import Rule
-from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
 from proxy.config.model import DIRECT, Config, SiteConfig
 from proxy.config.naming import plain
+from proxy.config.scrutiny import Scrutiny
 from proxy.config.ssh_rules import SSH, not_permitted, permits
 from proxy.entries.heads.head import target
 from proxy.errors import UnknownName, UnknownTarget

@@ -18,11 +18,11 @@ from proxy.cli.options import File, config_option, files
 from proxy.cli.sites import adding, state
 from proxy.cli.sites.far_side import IMAGE, FarSide
 from proxy.cli.status import ask
-from proxy.config.credentials import Scrutiny
 from proxy.config.files import Unusable, read_bytes
 from proxy.config.loader import load
 from proxy.config.matches import Match
 from proxy.config.model import Config, SshServerConfig
+from proxy.config.scrutiny import Scrutiny
 from proxy.errors import ConfigError, Problem, UnknownName
 from proxy.kubeconfig.file import WriteFailed
 from proxy.runtime.endpoint import Endpoint

@@ -18,10 +18,10 @@ from proxy.cli import note, say
 from proxy.cli.entries import choose
 from proxy.cli.options import config_option
 from proxy.config.asked import RouteConfig
-from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
 from proxy.config.matches import Match
 from proxy.config.model import Config, DiscoverConfig, SiteConfig
+from proxy.config.scrutiny import Scrutiny
 from proxy.runtime.endpoint import Local
 
 SSH_PORTS: Final = frozenset({22, 2209, 2222})

@@ -10,9 +10,9 @@ import click
 
 from proxy.cli import Group, note, say
 from proxy.cli.options import config_option
-from proxy.config.credentials import Scrutiny
 from proxy.config.files import Unusable
 from proxy.config.loader import load
+from proxy.config.scrutiny import Scrutiny
 from proxy.errors import ConfigError, Problem
 from proxy.kubeconfig.file import WriteFailed
 from proxy.runtime.endpoint import Endpoint

@@ -14,11 +14,12 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from proxy.config import allow_warnings, credentials, naming, reading, rules, unix_files, yaml
-from proxy.config.credentials import Inspection, Scrutiny
+from proxy.config.credentials import Inspection
 from proxy.config.findings import Finding, Loc, dotted, prefixes
 from proxy.config.keys import Section
 from proxy.config.model import DEFAULTS, Config
 from proxy.config.reading import KEY
+from proxy.config.scrutiny import Scrutiny
 from proxy.config.yaml import Document
 from proxy.errors import ConfigError, Problem
 from proxy.runtime.text import shown, suggest

@@ -17,9 +17,10 @@ from typing import Final
 import structlog
 
 from proxy.config import credentials, diff, references
-from proxy.config.credentials import Inspection, Stamp
+from proxy.config.credentials import Inspection
 from proxy.config.findings import Finding, Loc, dotted
 from proxy.config.model import Config
+from proxy.config.stamps import Stamp, stamps_of
 from proxy.daemon.daemon import Daemon
 from proxy.daemon.file_scan import FileScan
 
@@ -52,7 +53,7 @@ class Renewal:
         """
         daemon, config = self._daemon, self._daemon.graph.config
         sections = references.sections(config)
-        stamps = await self._scan.run(sections, lambda _, section: credentials.stamps(section))
+        stamps = await self._scan.run(sections, lambda _, section: stamps_of(section))
         settled, self._seen = stamps == self._seen, stamps
         self._unused = self._unused + 1 if stamps != self._settled else 0
         if not self._unused or (not settled and self._unused < MOST_SCANS):

@@ -20,7 +20,7 @@ from typing import Final
 
 import bcrypt
 
-from proxy.config import credentials
+from proxy.config import credential_file
 from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
 from proxy.config.htpasswd import Accounts, parse
 from proxy.runtime.blocking import FILES_S, Hangs, Place
@@ -117,7 +117,7 @@ class Users:
 
 def _read(path: Path) -> Accounts:
     data, status = read_bytes(path, limit=MAX_CREDENTIAL_BYTES)
-    if credentials.is_too_open(path, status):
+    if credential_file.is_too_open(path, status):
         raise Unusable("is a secret that others may read", f"chmod 600 {path}")
     accounts, bad = parse(data, path=path)
     if bad:

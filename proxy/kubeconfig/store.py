@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from proxy.config import loader, yaml
-from proxy.config.credentials import Scrutiny
 from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
 from proxy.config.model import ClusterConfig
+from proxy.config.scrutiny import Scrutiny
 from proxy.errors import ConfigError, Problem
 from proxy.kubeconfig import exporter, file, reading
 from proxy.kubeconfig.entries import Kubeconfig

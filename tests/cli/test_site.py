@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from proxy.cli import main
-from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
+from proxy.config.scrutiny import Scrutiny
 from proxy.openssh import authorized_keys
 from tests.support.ssh_keys import fingerprint, new_key, public, sign
 

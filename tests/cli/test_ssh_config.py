@@ -10,9 +10,9 @@ from click.testing import CliRunner, Result
 
 from proxy.cli import main
 from proxy.cli.ssh_config import blocks, host_patterns
-from proxy.config.credentials import Scrutiny
 from proxy.config.loader import parse
 from proxy.config.matches import Host, Match
+from proxy.config.scrutiny import Scrutiny
 from proxy.runtime.endpoint import UnixPath
 
 pytestmark = pytest.mark.sshd

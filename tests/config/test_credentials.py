@@ -11,10 +11,18 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from proxy.config import credentials, diff, file_paths, known_hosts_warnings, loader, references
-from proxy.config.credentials import Scrutiny
+from proxy.config import (
+    credential_file,
+    credentials,
+    diff,
+    file_paths,
+    known_hosts_warnings,
+    loader,
+    references,
+)
 from proxy.config.keys import Kind
 from proxy.config.model import Config, GatewayConfig, SiteConfig, SshServerConfig
+from proxy.config.scrutiny import Scrutiny
 from proxy.errors import ConfigError
 from proxy.runtime.endpoint import Endpoint
 from tests.support.ssh_keys import hash_hosts, new_key, public, sign
@@ -203,7 +211,7 @@ def test_a_known_hosts_of_any_size(tmp_path: Path) -> None:
 
 def of_users(path: Path) -> list[tuple[str, str]]:
     """The mistakes in a file of users, and the remedies."""
-    found = credentials._check_file(("users_file",), path, Kind.USERS, Scrutiny.FILES)
+    found = credential_file.check_file(("users_file",), path, Kind.USERS, Scrutiny.FILES)
     return [(message, hint) for _, message, hint in found]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxy.config import loader
-from proxy.config.credentials import Scrutiny
+from proxy.config.scrutiny import Scrutiny
 from proxy.runtime.endpoint import Endpoint
 
 FILES = sorted((Path(__file__).parent / "released").glob("*.yaml"))

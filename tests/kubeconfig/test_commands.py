@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from proxy.cli import main
 from proxy.config import loader, yaml
-from proxy.config.credentials import Scrutiny
+from proxy.config.scrutiny import Scrutiny
 from proxy.errors import ConfigError
 from proxy.kubeconfig import importer, store
 from proxy.kubeconfig.entries import fresh, load

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.config import loader, yaml
-from proxy.config.credentials import Scrutiny
+from proxy.config.scrutiny import Scrutiny
 from proxy.errors import ConfigError
 from proxy.kubeconfig.entries import Kubeconfig
 from proxy.kubeconfig.importer import Imported, in_cluster, means_this_machine, select, server_url

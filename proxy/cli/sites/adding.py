@@ -13,10 +13,10 @@ from typing import Final
 from ruamel.yaml.comments import CommentedMap
 
 from proxy.config import authorized, key_table, loader, yaml
-from proxy.config.credentials import Scrutiny
 from proxy.config.key_table import Grant, Who
 from proxy.config.model import Config
 from proxy.config.private_keys import Content, recognise
+from proxy.config.scrutiny import Scrutiny
 from proxy.errors import ConfigError, Problem
 from proxy.kubeconfig import file
 from proxy.kubeconfig.entries import append, fresh

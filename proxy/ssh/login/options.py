@@ -18,8 +18,8 @@ from typing import Any, Final
 import asyncssh
 
 from proxy.config import expiry
-from proxy.config.credentials import NO_AGENT, no_agent
 from proxy.config.model import GatewayConfig, KeepaliveConfig
+from proxy.config.ssh_agent import NO_AGENT, no_agent
 from proxy.errors import CredentialsUnusable, RetryClass
 from proxy.openssh import known_hosts_command, ssh_config_reader, ssh_g
 from proxy.openssh.ssh_config import Remark, SshConfig

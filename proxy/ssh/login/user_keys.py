@@ -14,7 +14,7 @@ from pathlib import Path
 
 import asyncssh
 
-from proxy.config.credentials import is_too_open
+from proxy.config.credential_file import is_too_open
 from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
 from proxy.config.model import GatewayConfig
 from proxy.config.private_keys import Content, public_blob, recognise

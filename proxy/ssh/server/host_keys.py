@@ -9,7 +9,7 @@ from typing import Final
 import asyncssh
 from asyncssh.kex import get_kex_algs
 
-from proxy.config import credentials
+from proxy.config import credential_file
 from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
 from proxy.openssh import blobs
 from proxy.openssh.algorithms import usable
@@ -47,9 +47,9 @@ def _read(path: Path) -> asyncssh.SSHKey:
     try:
         data, status = read_bytes(path, limit=MAX_CREDENTIAL_BYTES)
     except Unusable as exc:
-        hint = credentials.NO_HOST_KEY if isinstance(exc.__cause__, FileNotFoundError) else exc.hint
+        hint = credential_file.NO_HOST_KEY if isinstance(exc.__cause__, FileNotFoundError) else exc.hint
         raise Unusable(f"{path} {exc}", hint) from exc
-    if credentials.is_too_open(path, status):
+    if credential_file.is_too_open(path, status):
         raise Unusable(f"{path} is a secret that others may read", f"chmod 600 {path}")
     try:
         key = asyncssh.import_private_key(data)
