@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from proxy.config.diff import Change
 from proxy.config.model import Config
@@ -29,6 +29,8 @@ class Clusters(Mapping[str, ServedCluster]):
         self._store = store
         self._on_change = on_change
         self._clusters: dict[str, ServedCluster] = {}
+        self._by_way: dict[str, list[ServedCluster]] | None = None
+        """By gateway or site, made when it is needed: a thousand sites may come back at once."""
 
     def __getitem__(self, name: str) -> ServedCluster:
         return self._clusters[name]
@@ -41,6 +43,7 @@ class Clusters(Mapping[str, ServedCluster]):
 
     async def add(self, config: Config, names: Collection[str], listeners: Mapping[Local, Listener]) -> None:
         """Start these clusters. Each gets the bound listener of its address if `listeners` has it."""
+        self._by_way = None
         for name in names:
             one = config.clusters[name]
             self._clusters[name] = ServedCluster(
@@ -57,6 +60,7 @@ class Clusters(Mapping[str, ServedCluster]):
 
     def retire(self, name: str) -> ServedCluster:
         """Remove a cluster and return it. The caller must drain its connections."""
+        self._by_way = None
         return self._clusters.pop(name)
 
     def reconfigure(self, config: Config, change: Change) -> None:
@@ -65,10 +69,15 @@ class Clusters(Mapping[str, ServedCluster]):
             one, cluster = config.clusters[name], self._clusters[name]
             cluster.reconfigure(one, self._ways.of(one), has_changed=name in change.renewed)
             cluster.admit_or_refuse()  # the new hold_timeout may decide otherwise
+        self._by_way = None  # a cluster may have another gateway now
 
-    def behind(self, way: str) -> Iterator[ServedCluster]:
+    def behind(self, way: str) -> Sequence[ServedCluster]:
         """The clusters that have this gateway or site."""
-        return (one for one in self._clusters.values() if one.cluster.config.gateway == way)
+        if self._by_way is None:
+            self._by_way = {}
+            for one in self._clusters.values():
+                self._by_way.setdefault(one.cluster.config.gateway, []).append(one)
+        return self._by_way.get(way, ())
 
     def stop_accepting(self) -> None:
         """Stop accepting clients. systemd keeps the sockets for the next process."""

@@ -124,8 +124,7 @@ class Graph:
         """The functions that the heartbeat calls."""
         for name, gateway in self.gateways.items():
             yield f"gateway {name}", gateway.sample
-        for name, site in self.sites.items():
-            yield f"site {name}", site.beat
+        yield from self.sites.parts()
         for name, cluster in self.clusters.items():
             yield f"cluster {name}", cluster.beat
         for name, route in self.routes.items():

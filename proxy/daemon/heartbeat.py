@@ -1,4 +1,4 @@
-"""What the daemon does about twice a second.
+"""What the daemon does about twice a second. What is idle, and may be there ten thousand times, is left out.
 
 A part that fails stops neither the other parts nor the messages to systemd's watchdog.
 """

@@ -10,6 +10,7 @@ from typing import Final
 from proxy.config.diff import Change
 from proxy.config.model import Config
 from proxy.daemon.connections import Shared
+from proxy.daemon.heartbeat import Part
 from proxy.daemon.retiring import Retiring
 from proxy.daemon.served_site import ServedSite
 from proxy.errors.reasons import Reason
@@ -96,6 +97,12 @@ class Sites(Mapping[str, ServedSite]):
         )
         self._sites[name] = ServedSite(site, record, self._shared)
         site.start()
+
+    def parts(self) -> Iterator[Part]:
+        """The functions that the heartbeat calls: none for a site that is idle."""
+        for name, site in self._sites.items():
+            if site.site.is_awake or site.connections.active:
+                yield f"site {name}", site.beat
 
     def refused(self, asked: str, reason: Reason, message: str) -> None:
         """Show in the status of the site `asked` that a login with this name was refused."""

@@ -17,8 +17,10 @@ from typing import Final
 from proxy.config.listen import OWNER_ONLY
 from proxy.errors import ListenError
 
-BACKLOG: Final = 1024
-"""Clients that may wait in the kernel while kubemux restarts, or has no descriptor left to accept them."""
+BACKLOG: Final = 4096
+"""Clients that may wait in the kernel while kubemux restarts, has no descriptor left to accept them, or is
+busy with a thousand sites that come back at once. Linux allows no more by default (net.core.somaxconn).
+"""
 
 _HINTS: Final = {
     errno.ENOENT: "create its folder",

@@ -153,6 +153,11 @@ class Link:
         self._oldest = oldest
 
     @property
+    def is_still(self) -> bool:
+        """Whether `sample` would find nothing: no channel, and no bytes of one that has just ended."""
+        return not (self._openings or self._pace.busy or self.load)
+
+    @property
     def age(self) -> float:
         """Seconds since the link came up."""
         return self._loop.time() - self._since

@@ -85,6 +85,11 @@ class Presence:
         return self._came_at is not None or (self._has_come and self._loop.time() - self._left_at < AWAY_S)
 
     @property
+    def is_steady(self) -> bool:
+        """Whether `is_connected` and `has_calmed` change only if the site comes or goes."""
+        return not self._flapping and (self._came_at is not None or not self.is_connected)
+
+    @property
     def connected(self) -> float | None:
         """For how many seconds the site has been connected; None if it is away."""
         return None if self._came_at is None else self._loop.time() - self._came_at

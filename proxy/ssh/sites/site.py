@@ -87,6 +87,8 @@ class Site:
         self._presence = Presence(name)
         self._lost: Reason | None = None
         self._is_closing = False
+        self.is_awake = True
+        """Whether `sample` has something to do: most of ten thousand sites are idle."""
 
     def __repr__(self) -> str:
         return f"<Site {self.name} {self._report.state} links={self._links}>"
@@ -100,6 +102,7 @@ class Site:
 
     def logged_in(self, session: Session) -> Guest:
         """Make a link for a login. Call this as soon as the login is complete."""
+        self.is_awake = True
         self._report.is_quiet = self._presence.logged_in()
         return self._visitors.add(session)
 
@@ -185,6 +188,7 @@ class Site:
         return channel
 
     def _choose(self, target: Endpoint) -> SiteLink:
+        self.is_awake = True
         link = self._links.choose(target)
         if link.forwards.can_reach(target):
             return link
@@ -194,11 +198,12 @@ class Site:
     # ----------------------------------------------------------------------------------------- supervision
 
     def sample(self) -> None:
-        """Sample how busy each link is. The heartbeat calls this about twice a second."""
+        """Sample how busy each link is. The heartbeat calls this about twice a second while `is_awake`."""
         for link in self._links:
             link.sample()
         if self._presence.has_calmed():
             self._report.is_quiet = False
+        self.is_awake = not (self._presence.is_steady and all(link.is_still for link in self._links))
 
     @property
     def is_connected(self) -> bool:
@@ -278,6 +283,7 @@ class Site:
             self.refused(error.reason, str(error))
 
     def _changed(self) -> None:
+        self.is_awake = True
         self._presence.changed(is_up=bool(self._links))
         self._waiting.changed(is_up=bool(self._links))
         if not self._links:

@@ -24,6 +24,8 @@ from proxy.ssh.sites import site as module
 from proxy.ssh.sites.remedies import remedy
 from proxy.ssh.sites.site import Site
 from proxy.ssh.turns import Turns
+from tests.ssh.conftest import ORIGIN
+from tests.support.echo import Echo
 from tests.support.ssh_bed import WAIT_S, SshBed, ended
 
 pytestmark = pytest.mark.sshd
@@ -136,6 +138,45 @@ async def test_the_reasons_of_an_absent_site_fit_a_site(
         away = one.site.snapshot()
         assert (away.reason, away.message) == ("link_down", "it has logged in, and its ssh has no -R")
         assert away.hint.startswith("add -R factory-7:1080")
+
+
+async def test_the_heartbeat_leaves_an_idle_site_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, bed = Watched(), SshBed(tmp_path / "bed")
+    bed.server = SshServer(on_login=one.site.logged_in, record=bed.record)
+
+    def sampled() -> bool:
+        one.site.sample()
+        return one.site.is_awake
+
+    assert not sampled(), "it has never come"
+    async with bed, AsyncExitStack() as stack:
+        stack.push_async_callback(one.site.close)
+        client = await bed.start(bed.factory, "-N", "-R", "factory-7:1080")
+        stack.push_async_callback(ended, client)
+        await one.links(1, 0)
+        assert one.site.is_awake
+        async with asyncio.timeout(WAIT_S):
+            while sampled():  # the channel that tested the forward may be open still
+                await asyncio.sleep(0.01)
+        async with Echo() as echo:
+            permit = (Match.parse(str(echo.endpoint)),)
+            one.site.reconfigure(one.site.config.model_copy(update={"permit": permit}))
+            assert not sampled(), "a reload alone opens no channel"
+            by = asyncio.get_running_loop().time() + WAIT_S
+            channel = await one.site.open_channel(echo.endpoint, origin=ORIGIN, hold_until=by)
+            assert one.site.is_awake
+            assert sampled(), "a channel is open"
+            channel.abort()
+            async with asyncio.timeout(WAIT_S):
+                while sampled():
+                    await asyncio.sleep(0.01)
+        await ended(client)
+        await one.links(0, 0)
+        assert sampled(), "the metrics still show it as connected"
+        monkeypatch.setattr(presence, "AWAY_S", 0.0)
+        assert not sampled()
 
 
 @pytest.mark.parametrize("reason", [LinkLost, KeepaliveTimeout, LinkError])
