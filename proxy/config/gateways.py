@@ -18,7 +18,7 @@ class KeepaliveConfig(Section):
     """When a link is closed because its SSH server does not answer."""
 
     interval: Duration = key(
-        "How long the server may send nothing before kubemux sends it a keepalive.",
+        "About how often kubemux sends the server a keepalive, which it must answer.",
         default=15.0,
         least=_LEAST,
         most=_DAY,

@@ -115,7 +115,7 @@ class SiteKeepaliveConfig(KeepaliveConfig):
     """When a link is closed because its site does not answer."""
 
     interval: Duration = key(
-        "How long the site may send nothing before kubemux sends it a keepalive.",
+        "About how often kubemux sends the site a keepalive, which it must answer.",
         default=5.0,
         least=_LEAST,
         most=_DAY,
