@@ -5,7 +5,7 @@ both sides have ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -158,11 +158,15 @@ class Connections:
                 if relay is not None:
                     self._relays.pop(relay, None)
                 self._ended(arrival, started, reason, message=message)
+            elif self._leaving and relay not in self._relays:  # it has ended while it started
+                self._left(arrival)
+
+    def _left(self, arrival: Arrival) -> None:
+        for group in self._leaving:
+            group.ended(arrival)
 
     def _relay_ended(self, relay: Relay, arrival: Arrival, started: float) -> None:
         self._relays.pop(relay, None)
-        for group in self._leaving:
-            group.ended(relay)
         if relay.first_byte_at is not None:
             self.traffic.first_byte.observe(relay.first_byte_at - started)
         self._ended(
@@ -184,6 +188,7 @@ class Connections:
         message: str = "",
     ) -> None:
         seconds = self._loop.time() - started
+        self._left(arrival)
         self.active -= 1
         self.traffic.closed += 1
         arrival.ended(reason)
@@ -258,26 +263,45 @@ class Connections:
         await _for(timeout, self._idle)
         left = self.active
         await self._tasks.close()
-        await self._cut(self._relays, self._idle, gently=timeout > 0)
+        await self._cut(lambda: tuple(self._relays), self._idle, gently=timeout > 0)
         await self._idle.wait()
         return left
 
-    async def leave(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
-        """Like `drain`, but only for the connections that are relayed now. New ones are not cut."""
-        group = Leaving(relay for relay in self._relays if relay.has_started)
+    async def leave(
+        self,
+        timeout: float,  # noqa: ASYNC109 - a budget, not a failure
+        *,
+        waiting: bool = False,
+    ) -> int:
+        """Like `drain`, but only for the connections that are relayed now, and with `waiting` also for those
+        that wait for a channel now. New ones are not cut.
+        """
+        now = {arrival for relay, arrival in self._relays.items() if relay.has_started}
+        group = Leaving(now | {*self._serving} if waiting else now)
         self._leaving.append(group)
         try:
             await _for(timeout, group.gone)
-            await self._cut(group.relays, group.gone, gently=timeout > 0)
+            left = len(group)
+            opening = [task for arrival, task in self._serving.items() if arrival in group]
+            for task in opening:
+                task.cancel()
+            await asyncio.gather(*opening, return_exceptions=True)
+            await self._cut(
+                lambda: tuple(relay for relay, arrival in self._relays.items() if arrival in group),
+                group.gone,
+                gently=timeout > 0,
+            )
+            await group.gone.wait()
         finally:
             self._leaving.remove(group)
+        return left
 
-    async def _cut(self, relays: Collection[Relay], gone: asyncio.Event, *, gently: bool) -> None:
-        if gently and relays:
-            for relay in tuple(relays):
+    async def _cut(self, relays: Callable[[], Iterable[Relay]], gone: asyncio.Event, *, gently: bool) -> None:
+        if gently and not gone.is_set():
+            for relay in relays():
                 relay.half_close(Reason.SHUTDOWN)
             await _for(HALF_CLOSE_S, gone)
-        for relay in tuple(relays):
+        for relay in relays():
             relay.abort(Reason.SHUTDOWN)
 
 

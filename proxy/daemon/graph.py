@@ -217,7 +217,9 @@ class Graph:
         for name in (*gateways.removed, *gateways.changed):
             gateway = self.gateways.retire(name)
             for what, one in through(name, self.clusters, self.routes, self.sites).items():
-                self._retiring.add(one.connections.leave(timeout), f"{what} through gateway {name}")
+                self._retiring.add(
+                    one.connections.leave(timeout, waiting=False), f"{what} through gateway {name}"
+                )
             self._retiring.add(gateway.drain(timeout + HALF_CLOSE_S), f"gateway {name}")
         return listeners
 

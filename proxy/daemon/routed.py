@@ -62,7 +62,7 @@ class Routed:
         """
         self.is_drained = True
         log.info("draining", route=self.config.name, connections=self.connections.active)
-        cut = await self.connections.drain(timeout)
+        cut = await self.connections.leave(timeout, waiting=True)  # a reload may let clients in meanwhile
         log.info("drained", route=self.config.name, cut=cut)
         return cut
 

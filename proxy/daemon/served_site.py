@@ -75,7 +75,7 @@ class ServedSite:
         """
         self.is_drained = True
         log.info("draining", site=self.site.name, connections=self.connections.active)
-        cut = await self.connections.drain(timeout)
+        cut = await self.connections.leave(timeout, waiting=True)  # a reload may let clients in meanwhile
         log.info("drained", site=self.site.name, cut=cut)
         return cut
 

@@ -203,3 +203,32 @@ async def test_a_drain_of_a_site_ends_all_that_leads_through_it_until_a_reload(t
             payload = pattern(10_000)
             assert await one.ask(here, payload) == (OPENED, payload)
             assert await one.ask(by_route, payload) == (OPENED, payload)
+
+
+async def test_a_drain_does_not_end_connections_that_a_reload_lets_in_meanwhile(tmp_path: Path) -> None:
+    limits = {"drain_timeout": "5s", "hold_timeout": "60s"}
+    async with bed(tmp_path, {"edge": ALL, "away": ALL}, limits=limits) as one, asyncio.TaskGroup() as group:
+
+        async def drain(site: str) -> str:
+            return await asyncio.to_thread(kubemux, "drain", site, "--config", one.daemon.config)
+
+        here = f"edge:{one.echo.port}"
+        async with one.ssh("edge", "edge:1080"):
+            await one.links("edge", 1)
+            reader, old = await tunnel(one, here)
+            waiting = group.create_task(one.ask("away:1"))
+            await one.until("away", "a client waits", lambda site: site["connections"] == 1)
+            drains = [group.create_task(drain(site)) for site in ("edge", "away")]
+            for site in ("edge", "away"):
+                await one.until(site, "it is drained", lambda site: bool(site["drained"]))
+            await one.reload()
+            new = await tunnel(one, here)
+            said = [await task for task in drains]
+            assert said == [f"{site}: drained (site {site}), 1 connection cut\n" for site in ("edge", "away")]
+            with suppress(ConnectionResetError):
+                assert await reader.read() == b""
+            old.close()
+            status, _ = await waiting
+            assert status == "503 kubemux: away: shutdown"
+            assert await echoes(*new)
+            new[1].close()
