@@ -14,6 +14,7 @@ from proxy.errors.reasons import Reason
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import OpenRequest
 from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.seldom import Seldom
 from proxy.runtime.tasks import Tasks
 from proxy.runtime.text import printable
 from proxy.ssh import serving
@@ -28,6 +29,8 @@ log = structlog.get_logger("kubemux.ssh_server")
 
 NO_FORWARD: Final = "-R is for sites, and this is a user"
 
+SELDOM_S: Final = 10.0
+"""Seconds between two log entries about the forwards that one connection requests."""
 KEEPALIVE: Final = KeepaliveConfig(interval=15.0, max_missed=8)
 """Two minutes, so that a laptop can change its network. Without a keepalive (the default of sshd), a lost
 connection and its channels would stay for hours.
@@ -67,6 +70,7 @@ class User(Guest):
         serving.on_forward(session.conn, self._forward, lambda *_: False)
         self._link.start(KEEPALIVE, lambda _: None, self._missed)
         self._was_closed = False
+        self._forwards = Seldom(SELDOM_S)
         self.ended = tasks.spawn(self._until_the_end(), name=name)
         """Done when the connection is closed."""
 
@@ -99,16 +103,18 @@ class User(Guest):
 
     def _forward(self, host: str, port: int) -> bool:
         """Refuse `-R`. RFC 4254 4 has no text for a refusal, so it is sent as a debug message: ssh prints it
-        with -v only. Therefore the log has it, too.
+        with -v only. Therefore the log has it, too: one line for many, as a client may ask again and again.
         """
         self._session.conn.send_debug(f"kubemux: {NO_FORWARD}", always_display=True)
-        log.warning(
-            "forward refused",
-            client=str(self._login.address),
-            caller=self._login.identity,
-            forward=printable(str(Endpoint(host, port))),
-            message=NO_FORWARD,
-        )
+        if forwards := self._forwards():
+            log.warning(
+                "forward refused",
+                client=str(self._login.address),
+                caller=self._login.identity,
+                forward=printable(str(Endpoint(host, port))),
+                forwards=forwards,
+                message=NO_FORWARD,
+            )
         return False
 
     def _missed(self, count: int) -> None:

@@ -136,3 +136,17 @@ async def test_a_leaving_user_stays_until_the_last_channel_ends(tmp_path: Path, 
         _, said = await process.communicate()
         assert "kubemux stops: connect again" in said.decode()
         await closed(writer)
+
+
+async def test_many_refused_forwards_are_one_log_entry(tmp_path: Path) -> None:
+    async with bastion(tmp_path) as found, asyncio.timeout(WAIT_S):
+        with capture_logs() as logs:
+            forwards = [word for port in range(1, 6) for word in ("-R", f"{port}:prod-eu:443")]
+            process = await found.bed.start(found.bed.ops, "-N", *forwards)
+            assert process.stderr is not None
+            for port in range(1, 6):
+                said = await process.stderr.readline()
+                assert said.decode().strip().endswith(f"remote port forwarding failed for listen port {port}")
+            await ended(process)
+        [entry] = [log for log in logs if log["event"] == "forward refused"]
+        assert (entry["forward"], entry["forwards"], entry["message"]) == ("localhost:1", 1, user.NO_FORWARD)
