@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from proxy.config.files import Unusable, read_bytes
+from proxy.config.files import Unread, Unusable, read_bytes
 from proxy.config.findings import Finding, Loc
 from proxy.config.key_table import Grant, Lines, Who
 from proxy.config.ssh_server import SiteConfig, UserConfig
@@ -33,6 +33,7 @@ def read(loc: Loc, section: SiteConfig | UserConfig) -> Lines:
     authorities: list[tuple[bytes, str, Grant]] = []
     findings: list[Finding] = []
     warnings: list[Finding] = []
+    is_complete = True
     for below, path, is_authority in _files(section):
         here = (*loc, *below)
         try:
@@ -40,6 +41,7 @@ def read(loc: Loc, section: SiteConfig | UserConfig) -> Lines:
             _require_own(status, path)
         except Unusable as exc:
             findings.append(Finding(here, f"{path} {exc}", exc.hint))
+            is_complete = is_complete and not isinstance(exc, Unread)
             continue
         good, bad = authorized_keys.parse(data)
         if not good and not bad:
@@ -62,7 +64,7 @@ def read(loc: Loc, section: SiteConfig | UserConfig) -> Lines:
                 authorities += [(key.blob, name, grant) for name in key.options.principals or own]
             else:
                 keys.append((key.blob, grant))
-    return Lines(tuple(keys), tuple(authorities), tuple(findings), tuple(warnings))
+    return Lines(tuple(keys), tuple(authorities), tuple(findings), tuple(warnings), is_complete)
 
 
 def read_revoked(paths: Iterable[Path]) -> frozenset[bytes]:

@@ -6,9 +6,11 @@ This blocks, like everything in `proxy/config`. Code on the event loop calls it 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
+from typing import Final
 
 from proxy.runtime.blocking import doing
 
@@ -29,6 +31,16 @@ class Unusable(Exception):
 
 class Denied(Unusable):
     """The user of this process may not read the file, or may not enter its folder."""
+
+
+class Unread(Unusable):
+    """Reading has failed because of this machine, for example a broken disk or too many open files. That says
+    nothing about the file.
+    """
+
+
+_OF_PATH: Final = frozenset({errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+"""Errors that are the path's: it leads nowhere."""
 
 
 def read_bytes(path: Path, *, limit: int) -> tuple[bytes, os.stat_result]:
@@ -53,10 +65,13 @@ def read_bytes(path: Path, *, limit: int) -> tuple[bytes, os.stat_result]:
             "may not be read by this user",
             f"let this user (uid {os.geteuid()}) read it, if kubemux runs as it; if not, use sudo",
         ) from exc
-    except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
-        raise Unusable(
-            f"cannot be read: {exc.strerror if isinstance(exc, OSError) else exc}", "check the path"
-        ) from exc
+    except ValueError as exc:  # a NUL in the path
+        raise Unusable(f"cannot be read: {exc}", "check the path") from exc
+    except OSError as exc:
+        message = f"cannot be read: {exc.strerror}"
+        if exc.errno in _OF_PATH:
+            raise Unusable(message, "check the path") from exc
+        raise Unread(message, "the file may be good: look at this machine, its disks and its limits") from exc
     if status.st_size > limit or len(data) > limit:
         raise Unusable(f"is larger than {limit >> 10} KiB", "is it the right file?")
     return data, status

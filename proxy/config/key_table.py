@@ -51,6 +51,8 @@ class Lines(NamedTuple):
     findings: tuple[Finding, ...] = ()
     warnings: tuple[Finding, ...] = ()
     """Lines that are not used, in files with other lines that are used."""
+    is_complete: bool = True
+    """Whether every file was read, or cannot be used. If not, a file that may be good could not be read."""
 
 
 @dataclass(frozen=True, slots=True)

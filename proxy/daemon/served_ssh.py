@@ -160,9 +160,9 @@ class ServedSsh:
                     self._unusable = f"nobody can log in: {exc}", hint
                     self._tasks.spawn(self._try_again(), name="read again")
 
-    async def _renew_later(self, hanging: Collection[Loc]) -> None:
+    async def _renew_later(self, sections: Collection[Loc]) -> None:
         await asyncio.sleep(RETRY_S)
-        await self._read_keys(hanging)
+        await self._read_keys(sections)
 
     async def _try_again(self) -> None:
         await asyncio.sleep(RETRY_S)
@@ -171,8 +171,9 @@ class ServedSsh:
     async def _read_keys(self, changed: Collection[Loc] | None = None) -> None:
         """Read the keys of all sites and users, or of the sections in `changed`.
 
-        If a file cannot be read, its keys are dropped. If reading it hangs, it may be unchanged: its keys
-        stay in use, and it is read again later.
+        The keys of a file that cannot be used are dropped. If a file hangs, or could not be read because of
+        this machine (`Unread`), it may be unchanged: all keys of its section stay in use, and it is read
+        again later.
         """
         async with self._loading:
             sections = {
@@ -180,17 +181,26 @@ class ServedSsh:
                 for loc, one in (references.sections(self._config) if self._config else {}).items()
                 if isinstance(one, SiteConfig | UserConfig)
             }
-            looked = {loc: one for loc, one in sections.items() if changed is None or loc in changed}
+            before = {
+                loc: lines
+                for loc, (one, lines) in self._lines.items()
+                if loc in sections and _keys(sections[loc]) == _keys(one)
+            }
+            looked = {
+                loc: one
+                for loc, one in sections.items()
+                if changed is None or loc in changed or loc not in before
+            }
             found = await self._scan.run(looked, _read_lines)
-            hanging = looked.keys() - found.keys()
-            before = {loc: lines for loc, (one, lines) in self._lines.items() if sections.get(loc) == one}
+            good = {loc: lines for loc, lines in found.items() if lines.is_complete}
             self._lines = {
-                loc: (one, found.get(loc) or before.get(loc) or Lines()) for loc, one in sections.items()
+                loc: (one, good.get(loc) or before.get(loc) or found.get(loc) or Lines())
+                for loc, one in sections.items()
             }
             for loc, lines in found.items():
                 self._log_unused(loc, lines)
-            if hanging:
-                self._tasks.spawn(self._renew_later(hanging), name="read again")
+            if later := looked.keys() - good.keys():
+                self._tasks.spawn(self._renew_later(later), name="read again")
             table, twice = key_table.table(lines for _, lines in self._lines.values())
             for first, second in twice:
                 log.warning("key lets nobody in", message=f"{second} has the same key as {first}")
@@ -206,7 +216,10 @@ class ServedSsh:
         self._logged[loc] = told
         for finding in unused:
             log.warning(
-                "key lets nobody in", key=dotted(finding.loc), message=finding.message, hint=finding.hint
+                "key lets nobody in" if lines.is_complete else "file cannot be used",
+                key=dotted(finding.loc),
+                message=finding.message,
+                hint=finding.hint,
             )
 
     def snapshot(self) -> tuple[EntrySnapshot, ...]:
@@ -249,6 +262,11 @@ class ServedSsh:
             await self.listener.close()
         await self.server.close()
         await self._users.close()
+
+
+def _keys(section: SiteConfig | UserConfig) -> tuple[object, ...]:
+    """What the keys of a section depend on, besides the contents of its files."""
+    return section.authorized_keys, section.cert_authority, section.principals
 
 
 def _read_own(server: SshServerConfig) -> tuple[host_keys.Keys, frozenset[bytes]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import resource
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import asyncssh
@@ -18,6 +19,7 @@ from proxy.daemon.daemon import Daemon
 from proxy.daemon.orders import Controller
 from proxy.daemon.reload import reload
 from proxy.daemon.renewal import Renewal
+from proxy.errors import ConfigError
 from proxy.errors.reasons import Reason
 from proxy.ssh.server import penalties
 from tests.support import ssh_keys
@@ -292,3 +294,55 @@ async def test_host_keys_can_become_readable_later(tmp_path: Path, monkeypatch: 
         assert await one.lets_in(one.ops)
     finally:
         await one.daemon.stop(timeout=0)
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """Every descriptor that this process may open is in use."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        with suppress(OSError):
+            while True:
+                stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        yield
+
+
+async def test_keys_stay_if_their_files_cannot_be_read_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without descriptors, or with a broken disk, does not say that a key was removed."""
+    monkeypatch.setattr(served_ssh, "RETRY_S", 0.05)
+    async with bed(tmp_path) as one, asyncio.timeout(60):
+        conns = [await one.login(key) for key in (one.ops, one.edge)]
+        one.let_in("ops", one.ops, one.other)
+        with capture_logs() as logs, no_descriptor_left():
+
+            def unread() -> dict[str, str]:
+                told = [log for log in logs if log["event"] == "file cannot be used" and "key" in log]
+                return {log["key"]: log["message"] for log in told}
+
+            with pytest.raises(ConfigError):
+                await reload(one.daemon)
+            while len(unread()) < 2:
+                await asyncio.sleep(0.01)
+        assert unread().keys() == {"sites.edge.authorized_keys[0]", "users.ops.authorized_keys[0]"}
+        assert all("Too many open files" in message for message in unread().values())
+        assert not any(conn.is_closed() for conn in conns)
+        await one.until(one.other, is_let_in=True)  # it was read again
+        for conn in conns:
+            await closed(conn)
+
+
+async def test_keys_are_not_looked_for_in_the_other_settings_of_a_site(tmp_path: Path) -> None:
+    """Files of keys that have changed may be read while a reload changes another site's settings."""
+    async with bed(tmp_path) as one:
+        conn = await one.login(one.edge)
+        ssh, config = one.daemon.graph.ssh, one.daemon.graph.config
+        edge = config.sites["edge"].model_copy(update={"max_forwards": 7})
+        ssh._config = config.model_copy(update={"sites": {"edge": edge}})
+        await ssh._read_keys({("users", "ops")})
+        assert not conn.is_closed()
+        assert await one.lets_in(one.edge)
+        await closed(conn)
