@@ -213,6 +213,36 @@ class SiteSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class LoginSnapshot:
+    """One SSH connection of a user."""
+
+    address: str
+    """Where it comes from: `HOST:PORT`."""
+    age: float
+    """Seconds since the login."""
+    key: str
+    """The fingerprint of the key that it has logged in with."""
+    certificate: str
+    """The key ID and serial number of its certificate; empty for a plain key."""
+    channels: int
+    open: tuple[str, ...]
+    """The `HOST:PORT` that its channels have asked for, each once."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserSnapshot:
+    """One user of the SSH server."""
+
+    name: str
+    identity: str
+    """The name as `allow`, `status` and the log have it: `ssh-user:ops`."""
+    most: int
+    """How many connections it may have (`connections`)."""
+    logins: tuple[LoginSnapshot, ...]
+    """Those that are connected, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonSnapshot:
     """Everything `/status`, `/readyz` and the sd_notify status line need."""
 
@@ -231,3 +261,4 @@ class DaemonSnapshot:
     entries: tuple[EntrySnapshot, ...] = field(default=())
     routes: tuple[RouteSnapshot, ...] = field(default=())
     sites: tuple[SiteSnapshot, ...] = field(default=())
+    users: tuple[UserSnapshot, ...] = field(default=())

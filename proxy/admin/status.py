@@ -32,7 +32,11 @@ The document is stable for scripts: new releases may add fields. If a field is r
                    "reason": "", "message": "", "hint": "",
                    "refused": {"reason": "forward_refused", "message": "...", "age": 90.0},
                    "connections": 1, "connections_total": 2, "bytes_to_site": 1,
-                   "bytes_from_site": 2, "drained": false}]}
+                   "bytes_from_site": 2, "drained": false}],
+     "users":    [{"name": "ops", "identity": "ssh-user:ops", "most": 100,
+                   "logins": [{"address": "192.0.2.9:50022", "age": 60.0, "key": "SHA256:...",
+                               "certificate": "alice (serial 7)", "channels": 2,
+                               "open": ["node-a:22"]}]}]}
 
 A cluster without `listen`, which clients reach only by name, has "" in that field, and is `listening` until
 it is drained. A route without `discover` has null for `discovery`. A site is `up` or `down`, and `connecting`
@@ -56,7 +60,7 @@ from proxy.snapshots import ClusterSnapshot, DaemonSnapshot, GatewaySnapshot
 
 SCHEMA_VERSION: Final = 1
 
-_LATER: Final = ("entries", "routes", "sites")
+_LATER: Final = ("entries", "routes", "sites", "users")
 """Sections that a daemon of an earlier release does not have."""
 _SECTIONS: Final = ("gateways", "clusters", *_LATER)
 """The sections of the document besides `daemon`."""

@@ -29,7 +29,7 @@ PIPE_WIDTH: Final = 1 << 20
 EX_UNKNOWN: Final = 3
 """The exit code of `--check` if there is no answer."""
 _WORDS: Final = {Severity.WELL: "OK", Severity.DEGRADED: "WARNING", Severity.DOWN: "CRITICAL"}
-_SECTIONS: Final = ("gateways", "clusters", "entries", "routes")
+_SECTIONS: Final = ("gateways", "clusters", "entries", "routes", "sites", "users")
 
 
 @click.command()
@@ -50,10 +50,12 @@ _SECTIONS: Final = ("gateways", "clusters", "entries", "routes")
 )
 @config_option
 def status(names: tuple[str, ...], config: Path, *, as_json: bool, watching: bool, checking: bool) -> None:
-    """Show the gateways, clusters, entries and routes of the running daemon, what is broken first.
+    """Show the gateways, sites, clusters, entries, routes and users of the running daemon, what is broken
+    first.
 
-    NAME: only this gateway with its clusters and routes, this cluster or route with its gateway, or this
-    entry. Without --check the exit code tells whether the daemon answered (0) or not (1).
+    NAME: only this gateway or site with its clusters and routes, this cluster or route with its gateway, this
+    entry, or each connection of this user (ssh-user:ops). Without --check the exit code tells whether the
+    daemon answered (0) or not (1).
     """
     if checking:
         if as_json or watching:

@@ -29,6 +29,7 @@ from proxy.cli.grid import (
     table,
     text,
 )
+from proxy.cli.logins import logins, users
 from proxy.config.quantities import format_size
 from proxy.errors import LinkDown, UnknownName
 from proxy.snapshots import (
@@ -59,8 +60,8 @@ def render(
     height: int | None = None,
     names: Collection[str] = (),
 ) -> RenderableType:
-    """The head line, the gateways, the sites, the clusters, the entries, the routes, and the causes of
-    failures. Broken ones come first.
+    """The head line, the gateways, the sites, the clusters, the entries, the routes, the users who are logged
+    in, and the causes of failures. Broken ones come first.
 
     `now` is Unix time. `width` and `height` are those of the terminal. If `height` is too small, rows without
     a problem are left out first. With `names`, only the result of `chosen` is shown. Raises UnknownName.
@@ -68,6 +69,7 @@ def render(
     lost = cut_off(snapshot)
     shown = _worst_first(chosen(snapshot, names), lost)
     tables = _tables(shown, lost, now=now, wide=width >= WIDE)
+    tables.append(logins(shown.users) if names else users(shown.users))
     problems = _problems(shown, lost, None if height is None else LISTED)
     if not (snapshot.clusters or snapshot.routes or snapshot.sites):
         problems.insert(0, text("no clusters are configured", "yellow"))
@@ -95,8 +97,8 @@ def render(
 
 
 def chosen(snapshot: DaemonSnapshot, names: Collection[str]) -> DaemonSnapshot:
-    """The gateways, clusters, entries, routes and sites with these names. Also the clusters and routes of
-    these gateways and sites, and the gateways and sites of these clusters and routes.
+    """The gateways, clusters, entries, routes, sites and users with these names. Also the clusters and routes
+    of these gateways and sites, and the gateways and sites of these clusters and routes.
 
     Without names, all of them. Raises UnknownName.
     """
@@ -104,10 +106,10 @@ def chosen(snapshot: DaemonSnapshot, names: Collection[str]) -> DaemonSnapshot:
         return snapshot
     known = {one.name for one in snapshot.gateways} | {one.name for one in snapshot.clusters}
     known |= {one.name for one in snapshot.entries} | {one.name for one in snapshot.routes}
-    known |= {one.name for one in snapshot.sites}
+    known |= {one.name for one in snapshot.sites} | {one.identity for one in snapshot.users}
     for name in names:
         if name not in known:
-            raise UnknownName.among("gateway, cluster, entry, route or site", name, known)
+            raise UnknownName.among("gateway, cluster, entry, route, site or user", name, known)
     clusters = tuple(one for one in snapshot.clusters if one.name in names or one.gateway in names)
     routes = tuple(one for one in snapshot.routes if one.name in names or one.gateway in names)
     theirs = {one.gateway for one in clusters if one.name in names}
@@ -119,6 +121,7 @@ def chosen(snapshot: DaemonSnapshot, names: Collection[str]) -> DaemonSnapshot:
         entries=tuple(one for one in snapshot.entries if one.name in names),
         routes=routes,
         sites=tuple(one for one in snapshot.sites if one.name in names or one.name in theirs),
+        users=tuple(one for one in snapshot.users if one.identity in names),
     )
 
 

@@ -184,6 +184,7 @@ class Daemon:
             entries=entries,
             routes=routes,
             sites=sites,
+            users=graph.ssh.users(),
         )
 
     # ------------------------------------------------------------------------------------------------- stop

@@ -29,7 +29,7 @@ from proxy.errors.reasons import Reason
 from proxy.runtime.blocking import FILES_S, Hangs, Place
 from proxy.runtime.endpoint import Local
 from proxy.runtime.tasks import Tasks
-from proxy.snapshots import EntrySnapshot
+from proxy.snapshots import EntrySnapshot, UserSnapshot
 from proxy.ssh.server import host_keys
 from proxy.ssh.server.server import SshServer
 from proxy.ssh.server.session import Guest, Session
@@ -244,6 +244,10 @@ class ServedSsh:
                 connections_total=record.opened,
             ),
         )
+
+    def users(self) -> tuple[UserSnapshot, ...]:
+        """The users, with their connections."""
+        return self._users.snapshot()
 
     def stop_accepting(self) -> None:
         """Close the listening socket, and every connection that has not logged in. Refuse new channels. End

@@ -6,11 +6,13 @@ from functools import partial
 from itertools import chain
 from typing import Final
 
+from proxy.config.key_table import Who
 from proxy.config.model import Config, UserConfig
 from proxy.daemon.connections import Shared
 from proxy.entries.ssh_entry import SshEntry
 from proxy.errors.reasons import Reason
 from proxy.runtime.tasks import Tasks
+from proxy.snapshots import UserSnapshot
 from proxy.ssh.open_requests import at_most
 from proxy.ssh.server.login import Refused
 from proxy.ssh.server.session import Guest, Session
@@ -62,6 +64,20 @@ class Users:
         mine.add(user)
         user.ended.add_done_callback(lambda _: mine.discard(user))
         return user
+
+    def snapshot(self) -> tuple[UserSnapshot, ...]:
+        """The users in the order of the file."""
+        return tuple(
+            UserSnapshot(
+                name,
+                str(Who("user", name)),
+                config.connections,
+                tuple(
+                    sorted((user.snapshot() for user in self._users.get(name, ())), key=lambda one: -one.age)
+                ),
+            )
+            for name, config in (self._config.users if self._config else {}).items()
+        )
 
     def _limits(self, name: str) -> UserConfig:
         assert self._config is not None  # noqa: S101 - no key is accepted before `reconfigure`

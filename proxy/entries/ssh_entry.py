@@ -115,6 +115,8 @@ class SshArrival(Arrival):
         self._request = request
         self._session = session
         self._record = record
+        if asked is not None:
+            session.open[asked] += 1
 
     def is_still_allowed(self, allow: tuple[Rule, ...] | None) -> bool:
         if allow is None and self._is_site:
@@ -136,3 +138,7 @@ class SshArrival(Arrival):
 
     def ended(self, reason: Reason) -> None:
         self._record.ended(reason)
+        if self.asked is not None:
+            self._session.open[self.asked] -= 1
+            if not self._session.open[self.asked]:
+                del self._session.open[self.asked]

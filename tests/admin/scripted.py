@@ -26,10 +26,12 @@ from proxy.snapshots import (
     GatewaySnapshot,
     GatewayState,
     LinkSnapshot,
+    LoginSnapshot,
     RefusalSnapshot,
     RouteSnapshot,
     SiteLinkSnapshot,
     SiteSnapshot,
+    UserSnapshot,
 )
 
 NOW = 1_700_000_000.0
@@ -157,6 +159,23 @@ AWAY = replace(
     reason="keepalive_timeout",
     message="site factory-7 at 192.0.2.7:50022 stopped answering",
     hint="does its ssh run?",
+)
+LOGIN = LoginSnapshot(
+    address="192.0.2.9:50022",
+    age=60.0,
+    key="SHA256:def",
+    certificate="alice (serial 7)",
+    channels=2,
+    open=("node-a:22", "prod-eu:443"),
+)
+OPS = UserSnapshot(
+    name="ops",
+    identity="ssh-user:ops",
+    most=100,
+    logins=(
+        replace(LOGIN, age=7200.0, address="192.0.2.8:40000", certificate="", channels=0, open=()),
+        LOGIN,
+    ),
 )
 DAEMON = DaemonSnapshot(
     version="0.1.0",

@@ -11,7 +11,20 @@ from hypothesis import strategies as st
 
 from proxy.admin.status import from_document, is_ready, readiness, summary, to_document
 from proxy.snapshots import ClusterState, DaemonSnapshot, GatewayState
-from tests.admin.scripted import AWAY, DAEMON, EU_EDGE, NODES, PROD_EU, PROD_US, PROXY, SITE, UNBOUND, US_WEST
+from tests.admin.scripted import (
+    AWAY,
+    DAEMON,
+    EU_EDGE,
+    LOGIN,
+    NODES,
+    OPS,
+    PROD_EU,
+    PROD_US,
+    PROXY,
+    SITE,
+    UNBOUND,
+    US_WEST,
+)
 
 numbers = st.floats(min_value=0, max_value=1e12)
 st.register_type_strategy(float, numbers)  # JSON has no NaN, and no time is negative
@@ -24,7 +37,13 @@ def test_every_snapshot_survives_the_way_through_json(snapshot: DaemonSnapshot) 
 
 def test_the_document_has_the_documented_fields() -> None:
     snapshot = replace(
-        DAEMON, gateways=(EU_EDGE,), clusters=(PROD_EU,), entries=(PROXY,), routes=(NODES,), sites=(SITE,)
+        DAEMON,
+        gateways=(EU_EDGE,),
+        clusters=(PROD_EU,),
+        entries=(PROXY,),
+        routes=(NODES,),
+        sites=(SITE,),
+        users=(replace(OPS, logins=(LOGIN,)),),
     )
     document = json.loads(json.dumps(to_document(snapshot)))
     link = {
@@ -144,6 +163,23 @@ def test_the_document_has_the_documented_fields() -> None:
                 "bytes_to_site": 1,
                 "bytes_from_site": 2,
                 "drained": False,
+            }
+        ],
+        "users": [
+            {
+                "name": "ops",
+                "identity": "ssh-user:ops",
+                "most": 100,
+                "logins": [
+                    {
+                        "address": "192.0.2.9:50022",
+                        "age": 60.0,
+                        "key": "SHA256:def",
+                        "certificate": "alice (serial 7)",
+                        "channels": 2,
+                        "open": ["node-a:22", "prod-eu:443"],
+                    }
+                ],
             }
         ],
     }

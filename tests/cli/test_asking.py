@@ -414,7 +414,7 @@ async def test_watch_shows_the_age_of_the_data_while_the_daemon_is_silent(config
 
 async def test_watch_does_not_begin_with_a_name_that_there_is_not(daemon: Daemon, config: Path) -> None:
     async with Terminal() as terminal, watching(config, terminal, "prod-ue") as process:
-        await terminal.shows("no gateway, cluster, entry, route or site is called 'prod-ue'")
+        await terminal.shows("no gateway, cluster, entry, route, site or user is called 'prod-ue'")
         assert await asyncio.wait_for(process.wait(), SECONDS) == 2
 
 

@@ -96,7 +96,7 @@ def test_check_looks_only_at_the_given_names(monkeypatch: pytest.MonkeyPatch) ->
     [
         (AdminError("no answer\nat all | really"), (), "UNKNOWN: no answer at all / really\n"),
         (ConfigError("config.yaml", [Problem(1, "x", "no")]), (), "UNKNOWN: "),
-        (WELL, ("nope",), "UNKNOWN: no gateway, cluster, entry, route or site is called 'nope'\n"),
+        (WELL, ("nope",), "UNKNOWN: no gateway, cluster, entry, route, site or user is called 'nope'\n"),
     ],
 )
 def test_no_answer_is_neither_up_nor_down(

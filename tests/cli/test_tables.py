@@ -25,6 +25,7 @@ from tests.admin.scripted import (
     EU_EDGE,
     NODES,
     NOW,
+    OPS,
     PODS,
     PROD_EU,
     PROD_US,
@@ -87,6 +88,22 @@ def test_sites() -> None:
     problem = "site edge: keepalive_timeout: site factory-7 at 192.0.2.7:50022 stopped answering"
     assert problem in lines
     assert "GATEWAY" not in row(shown(replace(DAEMON, sites=(SITE,)), names=("factory-7",)), "SITE")
+
+
+def test_users_who_are_logged_in() -> None:
+    nobody = replace(OPS, name="sre", identity="ssh-user:sre", logins=())
+    daemon = replace(DAEMON, users=(OPS, nobody))
+    lines = shown(daemon)
+    assert row(lines, "ssh-user:ops") == ["ssh-user:ops", "2/100", "2", "2h", "0m", "192.0.2.9:50022"]
+    assert not any("ssh-user:sre" in line for line in lines)
+    both = shown(daemon, names=("ssh-user:sre", "ssh-user:ops"))
+    assert row(both, "USER") == ["USER", "FROM", "FOR", "CHANNELS", "KEY", "OPEN"]
+    assert [" ".join(line.split()) for line in both if line.startswith("ssh-user:")] == [
+        "ssh-user:ops 192.0.2.8:40000 2h 0m 0 SHA256:def -",
+        "ssh-user:ops 192.0.2.9:50022 1m 0s 2 alice (serial 7) node-a:22 prod-eu:443",
+        "ssh-user:sre - - - - -",
+    ]
+    assert not any(line.startswith(("CLUSTER", "GATEWAY")) for line in both)
 
 
 def test_80_columns_keep_every_row_on_its_line_and_every_address_whole() -> None:
@@ -328,7 +345,7 @@ def test_names_choose_the_shown_items(names: tuple[str, ...], seen: list[str]) -
 
 def test_an_unknown_name_is_an_error_with_a_suggestion() -> None:
     with pytest.raises(
-        UnknownName, match="no gateway, cluster, entry, route or site is called 'prod-uu'"
+        UnknownName, match="no gateway, cluster, entry, route, site or user is called 'prod-uu'"
     ) as caught:
         shown(names=("prod-uu",))
     assert caught.value.hint.startswith("did you mean 'prod-eu'? there are: ")

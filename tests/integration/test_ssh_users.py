@@ -4,6 +4,7 @@ the whole daemon.
 
 from __future__ import annotations
 
+import json
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
@@ -136,3 +137,27 @@ def test_a_user_may_not_fill_the_daemon(tmp_path: Path) -> None:
         changed(daemon, lambda config: config["users"]["ops"].update(connections=3, max_channels=4))
         stays.append(clients.connected("bastion"))
         assert [client.poll() for client in stays] == [None] * 5
+
+
+def test_status_shows_who_is_logged_in(tmp_path: Path) -> None:
+    with jumping(tmp_path) as bed, ExitStack() as stack:
+        clients, daemon = Clients(bed, stack), bed.daemon
+        first = clients.without_channel("narrow")
+        second = clients.connected("narrow")
+        [old, new] = daemon.events("logged in")
+        document = json.loads(kubemux("status", "--json", "ssh-user:narrow", "--config", daemon.config))
+        assert [document[kind] for kind in ("clusters", "routes", "sites")] == [[], [], []]
+        [user] = document["users"]
+        assert (user["name"], user["identity"], user["most"]) == ("narrow", "ssh-user:narrow", 100)
+        told = [(one["address"], one["key"], one["channels"], one["open"]) for one in user["logins"]]
+        assert told == [
+            (old["client"], old["key"], 0, []),
+            (new["client"], new["key"], 1, ["node-a:22"]),
+        ]
+        shown = kubemux("status", "--config", daemon.config)
+        [line] = [line.split() for line in shown.splitlines() if line.startswith("ssh-user:")]
+        assert line[:3] == ["ssh-user:narrow", "2/100", "1"]
+        for client in (first, second):
+            client.kill()
+        daemon.wait_for("both are gone", lambda: len(daemon.events("logged out")) == 2)
+        assert "ssh-user:" not in kubemux("status", "--config", daemon.config)

@@ -7,6 +7,7 @@ the login: the owner of the connection (`Guest`) does.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable
 from functools import partial
 from typing import Final, NamedTuple, Protocol, cast
@@ -149,6 +150,8 @@ class Session(asyncssh.SSHServer):
         """
         self.asked = ""
         """The user name of the client's last attempt."""
+        self.open: Counter[Endpoint] = Counter()
+        """What the client's channels have asked for, and how many channels each has."""
         self.has_tried_key = False
         self.tries = 0
         """How many attempts have failed."""

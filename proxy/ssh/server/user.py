@@ -17,6 +17,7 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.seldom import Seldom
 from proxy.runtime.tasks import Tasks
 from proxy.runtime.text import printable
+from proxy.snapshots import LoginSnapshot
 from proxy.ssh import serving
 from proxy.ssh.errors import is_hung_up
 from proxy.ssh.link import Link
@@ -81,6 +82,17 @@ class User(Guest):
     def channels(self) -> int:
         """How many channels are open, or have no answer yet."""
         return self._link.load
+
+    def snapshot(self) -> LoginSnapshot:
+        """The connection at this moment."""
+        return LoginSnapshot(
+            address=str(self._login.address),
+            age=self._link.age,
+            key=self._login.fingerprint,
+            certificate=printable(self._login.certificate),
+            channels=self.channels,
+            open=tuple(sorted(map(str, self._session.open))),
+        )
 
     def lost(self, exc: Exception | None) -> None:
         """See `proxy.ssh.server.session.Guest`. The link notices the end by itself."""
