@@ -153,6 +153,18 @@ async def test_a_reload_ends_penalties(tmp_path: Path, monkeypatch: pytest.Monke
         assert await one.lets_in(one.ops)
 
 
+async def test_a_refused_reload_keeps_the_configuration_and_reads_the_keys(tmp_path: Path) -> None:
+    async with bed(tmp_path) as one:
+        one.configure(sites={})
+        one.keys["ops"].write_text("# no key\n")
+        one.let_in("edge", one.other)
+        with pytest.raises(ConfigError):
+            await reload(one.daemon)
+        await one.until(one.other, is_let_in=True)
+        assert not await one.lets_in(one.edge)
+        assert not await one.lets_in(one.ops)
+
+
 async def test_files_that_change_are_read_again(tmp_path: Path) -> None:
     async with bed(tmp_path) as one:
         goes = await one.login(one.ops)
