@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,13 @@ from proxy.health.result import Result
 
 ROOT = Path(__file__).parents[2]
 LIST = {ROOT / "proxy" / "errors" / name for name in ("reasons.py", "callers.py")}
-SOURCES = {path: ast.parse(path.read_text()) for path in (ROOT / "proxy").rglob("*.py") if path not in LIST}
 PAGE = ROOT / "docs" / "troubleshooting.md"
+
+
+@cache
+def sources() -> dict[Path, ast.Module]:
+    """The syntax trees of the program's other modules."""
+    return {path: ast.parse(path.read_text()) for path in (ROOT / "proxy").rglob("*.py") if path not in LIST}
 
 
 def kinds(root: type[ProxyError]) -> set[type[ProxyError]]:
@@ -53,7 +59,7 @@ def test_the_code_uses_each_reason() -> None:
     """No word of the list is unused."""
     named = {
         node.attr
-        for tree in SOURCES.values()
+        for tree in sources().values()
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "Reason"
     }
@@ -93,7 +99,7 @@ def literals(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def test_every_reason_is_from_the_list() -> None:
-    assert {path: found for path, tree in SOURCES.items() if (found := list(literals(tree)))} == {}
+    assert {path: found for path, tree in sources().items() if (found := list(literals(tree)))} == {}
 
 
 def test_a_made_up_reason_would_be_found() -> None:
