@@ -17,7 +17,7 @@ import structlog
 
 from proxy.config.model import ClusterConfig
 from proxy.errors import ProxyError, Stage
-from proxy.health import certificate, chain, http
+from proxy.health import certificate, chain, chain_rules, http
 from proxy.health.anchors import Anchors
 from proxy.health.result import Failure, Outcome, Result, unreached
 from proxy.health.server_names import in_sni
@@ -56,7 +56,7 @@ async def probe(
         outcome = unreached(exc, attempt.seconds)
     except Failure as exc:
         outcome = attempt.ended(exc.result, str(exc), exc.hint, exc.status)
-    except chain.Refused as exc:
+    except chain_rules.Refused as exc:
         failure = distrusted(exc, config, attempt.server)
         outcome = replace(
             attempt.ended(failure.result, str(failure), failure.hint), refused=certificate.read(attempt.shown)

@@ -22,7 +22,7 @@ from proxy.config import certificates
 from proxy.config.files import MAX_CREDENTIAL_BYTES
 from proxy.config.model import ClusterConfig
 from proxy.health.anchors import Anchors
-from proxy.health.chain import Refused
+from proxy.health.chain_rules import Refused
 from proxy.health.result import Failure, Result
 from proxy.runtime.blocking import Hangs, Place, doing
 from proxy.runtime.endpoint import Endpoint

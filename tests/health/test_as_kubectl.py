@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from proxy.config import certificates
 from proxy.config.model import DIRECT, ClusterConfig, TlsConfig
 from proxy.health.anchors import Anchors
-from proxy.health.chain import Refused, verify
+from proxy.health.chain import verify
+from proxy.health.chain_rules import Refused
 from proxy.health.probe import probe
 from proxy.health.result import Result
 from proxy.health.tls import Contexts

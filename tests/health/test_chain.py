@@ -16,7 +16,9 @@ import pytest
 from cryptography import x509
 
 from proxy.health.anchors import Anchors, Certificate
-from proxy.health.chain import MAX_CHECKS, MAX_COMPARISONS, Refused, verify
+from proxy.health.chain import MAX_CHECKS, verify
+from proxy.health.chain_rules import Refused
+from proxy.health.name_constraints import MAX_COMPARISONS
 from proxy.health.probe import probe
 from proxy.health.result import Result
 from proxy.health.tls import Contexts

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from proxy.health import tls
-from proxy.health.chain import Refused, verify
+from proxy.health.chain import verify
+from proxy.health.chain_rules import Refused
 from proxy.health.result import Failure, Result
 from proxy.health.tls import Contexts, distrusted
 from proxy.runtime.blocking import Place

@@ -17,7 +17,7 @@ import h11
 from proxy import __version__
 from proxy.config.model import ClusterConfig
 from proxy.daemon.discovery.pods import error_message
-from proxy.health import chain
+from proxy.health import chain, chain_rules
 from proxy.health.http import MAX_HEADER
 from proxy.health.probe import DIAL_GRACE, Dial
 from proxy.health.result import Failure, Result
@@ -132,7 +132,7 @@ async def connected(
             await stream.handshake()
         stream.most = None
         yield Api(stream, server, token)
-    except chain.Refused as exc:
+    except chain_rules.Refused as exc:
         raise distrusted(exc, config, server) from exc
     except ssl.SSLError as exc:
         raise classify(exc, config, server) from exc
