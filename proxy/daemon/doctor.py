@@ -29,7 +29,8 @@ from proxy.runtime.blocking import Place
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.login.dial import Places
-from proxy.ssh.login.options import jumps, prepare
+from proxy.ssh.login.jumps import jumps
+from proxy.ssh.login.options import prepare
 from proxy.ssh.supervision.gateway import Gateway
 from proxy.ssh.turns import Turns
 

@@ -33,8 +33,8 @@ from proxy.ssh import internals, serving
 from proxy.ssh.data_plane import Refusal
 from proxy.ssh.errors import describe_loss, is_hung_up, unused, why_refused
 from proxy.ssh.keepalive import Keepalive
-from proxy.ssh.login.dial import set_user_timeout, unanswered
 from proxy.ssh.login.proxy_command import ProxyCommand
+from proxy.ssh.login.tcp import set_user_timeout, unanswered
 from proxy.ssh.open_requests import Limit
 from proxy.ssh.opening import Opening
 from proxy.ssh.pace import CROWD, Pace

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -264,25 +264,3 @@ def _agent(config: GatewayConfig, found: SshConfig | None) -> str | None:
         said = f"IdentityAgent in ssh_config {config.ssh_config}" if asked else "agent: true"
         raise CredentialsUnusable(f"{said} for {config.host}, but {why}", hint=NO_AGENT)
     return path
-
-
-def jumps(
-    config: GatewayConfig, gateways: Mapping[str, GatewayConfig], asked: str | None
-) -> list[tuple[str, GatewayConfig]]:
-    """The jump hosts of `config`, by name: its `jump`, else the ProxyJump that is `asked`."""
-    if config.jump:
-        return [(name, gateways[name]) for name in config.jump]
-    return [(hop.strip(), proxy_jump(config, hop)) for hop in asked.split(",")] if asked else []
-
-
-def proxy_jump(config: GatewayConfig, hop: str) -> GatewayConfig:
-    """The gateway for a hop of `ProxyJump [user@]host[:port]`.
-
-    It may be an alias of the same ssh_config. It uses the known_hosts and keys of `config`.
-    """
-    user, _, address = hop.strip().removeprefix("ssh://").rpartition("@")
-    host, colon, port = address.rpartition(":")
-    if not (colon and port.isdecimal()):
-        host, port = address, ""
-    jump = {"host": host.strip("[]"), "port": int(port) if port else None, "user": user or None, "jump": ()}
-    return config.model_copy(update=jump)

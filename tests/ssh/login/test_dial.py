@@ -34,7 +34,8 @@ from proxy.relay.socket_relay import LINGER_ZERO
 from proxy.runtime.blocking import Place
 from proxy.runtime.names import Address
 from proxy.ssh.handshakes import Handshakes
-from proxy.ssh.login.dial import _Tcp, dial
+from proxy.ssh.login.dial import dial
+from proxy.ssh.login.tcp import Tcp
 from tests.ssh.conftest import config_for, dialled, failure
 from tests.support import ssh_keys
 from tests.support.leaks import open_files
@@ -180,7 +181,7 @@ async def test_the_next_address_is_tried_when_the_first_is_silent(
                 return [Address(socket.AF_INET, (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
 
             # Patched, because no test machine has a name with a dead address.
-            monkeypatch.setattr("proxy.ssh.login.dial.resolve", two_addresses)
+            monkeypatch.setattr("proxy.ssh.login.tcp.resolve", two_addresses)
             found = await failure(at(config, host="two.example", port=port))
             assert isinstance(found, HandshakeFailed), found
             assert peer.accepted == 1
@@ -194,7 +195,7 @@ async def test_a_bindaddress_may_be_a_name() -> None:
         sources.append(writer.get_extra_info("peername")[0])
 
     async with Peer(play) as peer:
-        tcp = _Tcp("server", 5.0, 1.0, Place("names"), "localhost")
+        tcp = Tcp("server", 5.0, 1.0, Place("names"), "localhost")
         await tcp.resolve("127.0.0.1", peer.endpoint.port, socket.AF_INET)
         transport, _ = await tcp.create_connection(asyncio.Protocol, "", peer.endpoint.port)
         transport.close()
@@ -202,7 +203,7 @@ async def test_a_bindaddress_may_be_a_name() -> None:
             while not sources:
                 await asyncio.sleep(0.001)
     assert sources == ["127.0.0.1"]
-    nowhere = _Tcp("server", 5.0, 1.0, Place("names"), "no.such.name.invalid")
+    nowhere = Tcp("server", 5.0, 1.0, Place("names"), "no.such.name.invalid")
     with pytest.raises(Unresolvable, match=r"^BindAddress no\.such\.name\.invalid does not resolve"):
         await nowhere.resolve("127.0.0.1", 22, socket.AF_INET)
 
