@@ -15,7 +15,7 @@ from proxy.config import credentials, expiry, known_hosts_warnings, loader
 from proxy.config.model import Config
 from proxy.errors import CredentialsUnusable
 from proxy.ssh.login import nobody
-from proxy.ssh.login.options import prepare
+from proxy.ssh.login.prepared import prepare
 
 
 @click.command()

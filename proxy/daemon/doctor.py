@@ -30,7 +30,7 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.login.dial import Places
 from proxy.ssh.login.jumps import jumps
-from proxy.ssh.login.options import prepare
+from proxy.ssh.login.prepared import prepare
 from proxy.ssh.supervision.gateway import Gateway
 from proxy.ssh.turns import Turns
 

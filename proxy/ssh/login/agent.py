@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import asyncssh
 
 from proxy.errors import CredentialsUnusable, RetryClass
-from proxy.ssh.login.options import Prepared
+from proxy.ssh.login.prepared import Prepared
 
 T = TypeVar("T")
 

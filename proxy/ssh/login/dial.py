@@ -1,8 +1,8 @@
 """Dials a gateway through its jump hosts, and logs in: the result is an authenticated SSH connection.
 
-Each step has its own errors: reading keys and settings (`proxy/ssh/login/options.py`), TCP or a ProxyCommand,
-the handshake in which the host key is checked, authentication by public key. The connections of a chain
-belong to one link, so that losing a connection to a jump host ends only that link.
+Each step has its own errors: reading keys and settings (`proxy/ssh/login/prepared.py`), TCP (`tcp.py`) or a
+ProxyCommand, the handshake in which the host key is checked, authentication by public key. The connections of
+a chain belong to one link, so that losing a connection to a jump host ends only that link.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from proxy.ssh.login.agent import Agent
 from proxy.ssh.login.client import Login, Lost
 from proxy.ssh.login.jumps import jumps
 from proxy.ssh.login.learning import Announcement
-from proxy.ssh.login.options import Prepared, prepare
+from proxy.ssh.login.prepared import Prepared, prepare
 from proxy.ssh.login.proxy_command import ProxyCommand
 from proxy.ssh.login.tcp import Tcp, unanswered
 from proxy.ssh.login.verify import Server, scan

@@ -18,7 +18,7 @@ from proxy.config.learned_keys import kind
 from proxy.config.model import GatewayConfig
 from proxy.errors import HostKeyChanged, HostKeyRevoked, HostKeyUnknown, LinkError
 from proxy.runtime.text import printable
-from proxy.ssh.login.options import Prepared
+from proxy.ssh.login.prepared import Prepared
 from proxy.ssh.login.trust import Known, Trusted, decode, fingerprint
 
 _AGAIN: Final = "The next dial reads it; kubemux reconnect skips the wait"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from proxy.config.model import GatewayConfig
 from proxy.errors import HostKeyChanged, HostKeyRevoked, HostKeyUnknown, LinkError, RetryClass
-from proxy.ssh.login.options import Prepared
+from proxy.ssh.login.prepared import Prepared
 from proxy.ssh.login.trust import Known, Trusted, fingerprint
 from proxy.ssh.login.verify import Server, scan, verify
 

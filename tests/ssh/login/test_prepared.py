@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.errors import CredentialsUnusable
 from proxy.ssh.login.jumps import proxy_jump
-from proxy.ssh.login.options import prepare
+from proxy.ssh.login.prepared import prepare
 from tests.support import ssh_keys
 
 
