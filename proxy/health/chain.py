@@ -7,9 +7,12 @@ OpenSSL has other rules, and neither set is stricter. OpenSSL wants a self-signe
 finds issuers by key identifiers, tries only one issuer of a name, and checks the key usage of a leaf. Go
 wants names that are equal byte by byte, no SHA-1, no negative serial number and no unknown critical
 extension. Each rule (`chain_rules.py`, `name_constraints.py`) is one of verify.go or parser.go in Go, and the
-tests compare with a real kubectl.
-cryptography checks the signatures. There is one difference to Go: policy constraints, and constraints on
+tests compare with a real kubectl. There is one difference to Go: policy constraints, and constraints on
 e-mail addresses and URIs, are refused here.
+
+cryptography checks the signatures. Its own verifier (`cryptography.x509.verification`) has the rules of the
+web: whatever extension policy it is given, it refuses roots of version 1, of P-224 and of RSA with 1024 bits,
+and any Ed25519, all of which Go accepts. Its errors have no kind.
 """
 
 from __future__ import annotations
