@@ -20,7 +20,7 @@ from proxy.errors.words import Subject
 from proxy.health.result import Result
 
 ROOT = Path(__file__).parents[2]
-LIST = {ROOT / "proxy" / "errors" / name for name in ("reasons.py", "callers.py")}
+LIST = set((ROOT / "proxy" / "errors" / "reasons").iterdir())
 PAGE = ROOT / "docs" / "troubleshooting.md"
 
 

@@ -7,7 +7,7 @@ words: never rename one, and never build one at run time.
 
 from __future__ import annotations
 
-from proxy.errors import callers
+from proxy.errors.reasons import callers, links, probes
 from proxy.errors.words import Subject, Word
 
 _G, _P, _C, _D, _L = Subject.GATEWAY, Subject.PROBE, Subject.CLIENT, Subject.DAEMON, Subject.LOGIN
@@ -20,109 +20,22 @@ class Reason(Word):
 
     # -------------------------------------------------------------------------------- links to a gateway
 
-    UNRESOLVABLE = (
-        "unresolvable",
-        (_G,),
-        "the gateway's name does not resolve",
-        "check gateways.*.host (and ssh_config's HostName), and the bastion's resolver: getent hosts NAME",
-    )
-    UNREACHABLE = (
-        "unreachable",
-        (_G,),
-        "TCP to sshd failed: refused, no route, reset; or a jump host does not forward to it",
-        "is sshd running there, and does a firewall let this machine through?",
-    )
-    CONNECT_TIMEOUT = (
-        "connect_timeout",
-        (_G,),
-        "sshd did not answer, or did not finish the login, within `connect_timeout`",
-        "packets may be dropped on the way, or sshd is overloaded (MaxStartups); raise connect_timeout "
-        "if it is only slow",
-    )
-    PROXY_COMMAND_FAILED = (
-        "proxy_command_failed",
-        (_G,),
-        "the ProxyCommand of ssh_config could not be run, or has ended; the message has its exit code",
-        "run the command as the daemon's user; what it writes to its standard error is in the log "
-        "(ProxyCommand says)",
-    )
-    HANDSHAKE_FAILED = (
-        "handshake_failed",
-        (_G, _L),
-        "TCP works, but the exchange of SSH versions or keys does not",
-        "is that port an SSH server? Its log says more: journalctl -u ssh",
-    )
-    BAD_VERSION = (
-        "bad_version",
-        (_G,),
-        "the server's first line is not an SSH version: it has bytes that are not ASCII (RFC 4253 4.2)",
-        "SSH versions are ASCII: is that port an SSH server, and is its version string (sshd's "
-        "VersionAddendum) ASCII?",
-    )
-    HOST_KEY_UNKNOWN = (
-        "host_key_unknown",
-        (_G,),
-        "known_hosts has no key for this server",
-        "compare the fingerprint with one from a trusted source, then add the key to known_hosts",
-    )
-    HOST_KEY_CHANGED = (
-        "host_key_changed",
-        (_G, _C),
-        "the server shows another key than known_hosts has: the key was rotated, the server was rebuilt, or "
-        "an attacker is between us and the server; the message has both fingerprints",
-        "find out why before you trust it; then replace the old line in known_hosts: ssh-keygen -R HOST",
-    )
-    HOST_KEY_REVOKED = (
-        "host_key_revoked",
-        (_G, _C),
-        "the server shows a key that known_hosts marks `@revoked`, or that RevokedHostKeys has",
-        "do not connect: this key was revoked on purpose; the server needs a new one",
-    )
-    AUTH_FAILED = (
-        "auth_failed",
-        (_G,),
-        "sshd refused every key that we have, or wants more than a key",
-        "is the public key in authorized_keys of that user, and the certificate still valid? sshd's log "
-        "says why it refused",
-    )
-    JUMP_FAILED = (
-        "jump_failed",
-        (_G,),
-        "a gateway of the jump chain cannot be reached; the message says which, and why",
-        "mend that gateway: its own line in kubemux status, or kubemux probe CLUSTER, shows at which step it "
-        "stops",
-    )
-    KEEPALIVE_TIMEOUT = (
-        "keepalive_timeout",
-        (_G, _C),
-        "the gateway stopped answering on a link that was up",
-        "the network or the gateway's machine no longer answers; kubemux dials again by itself",
-    )
-    LINK_LOST = (
-        "link_lost",
-        (_G, _C),
-        "a link that was up has ended: closed by sshd, or reset",
-        "kubemux dials again by itself; if this repeats, sshd's log on the gateway says why it hangs up",
-    )
-    PROTOCOL_ERROR = (
-        "protocol_error",
-        (_G, _C),
-        "the server broke the SSH protocol, so kubemux ended the link",
-        "kubemux dials again by itself; if this repeats, something on the way to the gateway alters "
-        "bytes, or its sshd is broken",
-    )
-    REPLACED = (
-        "replaced",
-        (_G, _C),
-        "kubemux closed a link because a new one replaces it (reconnect, a changed key, `max_link_age`); a "
-        "client still used it when `retire_timeout` was over",
-    )
-    LINK_FAILED = (
-        "link_failed",
-        (_G,),
-        "a link failed, and nothing more is known",
-        "the message, and sshd's log on the gateway, say more",
-    )
+    UNRESOLVABLE = links.UNRESOLVABLE
+    UNREACHABLE = links.UNREACHABLE
+    CONNECT_TIMEOUT = links.CONNECT_TIMEOUT
+    PROXY_COMMAND_FAILED = links.PROXY_COMMAND_FAILED
+    HANDSHAKE_FAILED = links.HANDSHAKE_FAILED
+    BAD_VERSION = links.BAD_VERSION
+    HOST_KEY_UNKNOWN = links.HOST_KEY_UNKNOWN
+    HOST_KEY_CHANGED = links.HOST_KEY_CHANGED
+    HOST_KEY_REVOKED = links.HOST_KEY_REVOKED
+    AUTH_FAILED = links.AUTH_FAILED
+    JUMP_FAILED = links.JUMP_FAILED
+    KEEPALIVE_TIMEOUT = links.KEEPALIVE_TIMEOUT
+    LINK_LOST = links.LINK_LOST
+    PROTOCOL_ERROR = links.PROTOCOL_ERROR
+    REPLACED = links.REPLACED
+    LINK_FAILED = links.LINK_FAILED
 
     # -------------------------------------------------------------------------------- of more than one kind
 
@@ -189,63 +102,15 @@ class Reason(Word):
 
     # -------------------------------------------------------------------------------- probes
 
-    UNAUTHORIZED = (
-        "unauthorized",
-        (_P,),
-        "alive: the API server answered with 401 or 403",
-        "the API server is alive; to see its health too, give probe.token_file or probe.client_cert",
-    )
-    TLS_UNTRUSTED = (
-        "tls_untrusted",
-        (_P,),
-        "reached, but its certificate is not signed by a CA of `tls.ca_file`",
-        "clients that trust another CA are served all the same: if kubectl works, tls.ca_file is the wrong "
-        "one (it must hold certificate-authority-data of the kubeconfig: rotated?), else it is the wrong "
-        "server",
-    )
-    TLS_NAME_MISMATCH = (
-        "tls_name_mismatch",
-        (_P,),
-        "reached, but its certificate is for other names than `tls.server_name`",
-        "clients that ask for another name are served all the same: set tls.server_name to one that the "
-        "certificate has (kubernetes is usual); kubemux probe CLUSTER lists them",
-    )
-    TLS_EXPIRED = (
-        "tls_expired",
-        (_P,),
-        "reached, but its certificate, or that of its CA, has expired",
-        "renew it (kubeadm certs renew apiserver), or set this machine's clock right",
-    )
-    TLS_NOT_YET_VALID = (
-        "tls_not_yet_valid",
-        (_P,),
-        "reached, but its certificate is not valid yet",
-        "compare this machine's clock with the API server's: timedatectl",
-    )
-    TLS_CLIENT_CERT = (
-        "tls_client_cert",
-        (_P,),
-        "the server does not accept the probe's client certificate, or wants one",
-        "give probe.client_cert and probe.client_key, signed by a CA that the server trusts, not expired",
-    )
-    TLS_FAILED = (
-        "tls_failed",
-        (_P,),
-        "the server does not speak TLS, or only versions of it that kubemux does not accept",
-        "does api_servers point to the HTTPS port (6443), and does the server speak TLS 1.2 or later?",
-    )
-    HTTP_FAILED = (
-        "http_failed",
-        (_P,),
-        "the answer is not HTTP, or longer than that of any API server",
-        "what answers there is not an API server: check api_servers",
-    )
-    UNHEALTHY = (
-        "unhealthy",
-        (_P,),
-        "the API server answers that it is not healthy, or its answer is not that of an API server",
-        "the API server says so itself: kubectl get --raw '/readyz?verbose', and check probe.path",
-    )
+    UNAUTHORIZED = probes.UNAUTHORIZED
+    TLS_UNTRUSTED = probes.TLS_UNTRUSTED
+    TLS_NAME_MISMATCH = probes.TLS_NAME_MISMATCH
+    TLS_EXPIRED = probes.TLS_EXPIRED
+    TLS_NOT_YET_VALID = probes.TLS_NOT_YET_VALID
+    TLS_CLIENT_CERT = probes.TLS_CLIENT_CERT
+    TLS_FAILED = probes.TLS_FAILED
+    HTTP_FAILED = probes.HTTP_FAILED
+    UNHEALTHY = probes.UNHEALTHY
 
     # -------------------------------------------------------------------------------- how clients end
 
