@@ -6,12 +6,9 @@ from pathlib import Path
 
 import asyncssh
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.errors import CredentialsUnusable
-from proxy.ssh.login.jumps import proxy_jump
 from proxy.ssh.login.prepared import prepare
 from tests.support import ssh_keys
 
@@ -79,24 +76,3 @@ async def test_a_certificate_beside_a_key_is_taken_along_and_that_of_another_nam
     ) as caught:
         await prepare(config)
     assert "ssh-keygen -s" in caught.value.hint
-
-
-hosts = st.sampled_from(["jump", "jump.example.com", "192.0.2.7"])
-
-
-@given(
-    host=hosts,
-    user=st.sampled_from(["", "tunnel", "a@b"]),
-    port=st.none() | st.integers(1, 65535),
-    uri=st.booleans(),
-)
-def test_a_proxyjump_hop_is_taken_apart(host: str, user: str, port: int | None, uri: bool) -> None:
-    text = f"{'ssh://' if uri else ''}{user}{'@' if user else ''}{host}{f':{port}' if port else ''}"
-    hop = proxy_jump(GatewayConfig(host="edge", port=1, user="me", jump=("other",)), f" {text} ")
-    assert (hop.host, hop.port, hop.user, hop.jump) == (host, port, user or None, ())
-
-
-def test_a_proxyjump_hop_with_an_ipv6_address() -> None:
-    hop = proxy_jump(GatewayConfig(host="edge"), "me@[2001:db8::7]:2222")
-    assert (hop.host, hop.port, hop.user) == ("2001:db8::7", 2222, "me")
-    assert proxy_jump(GatewayConfig(host="edge"), "[2001:db8::7]").host == "2001:db8::7"
