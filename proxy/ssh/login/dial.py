@@ -8,7 +8,6 @@ a chain belong to one link, so that losing a connection to a jump host ends only
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -20,19 +19,15 @@ from proxy.config import expiry
 from proxy.config.model import GatewayConfig
 from proxy.errors import ConnectTimeout, CredentialsUnusable, JumpFailed, LinkError, Stage
 from proxy.runtime.blocking import Place
-from proxy.ssh import internals
 from proxy.ssh.errors import (
-    describe_handshake,
     describe_key,
     host_key_line,
-    identity,
-    is_hung_up,
 )
 from proxy.ssh.handshakes import Handshakes, RefusedGateway
 from proxy.ssh.login import agent as agents
-from proxy.ssh.login import trust
 from proxy.ssh.login.agent import Agent
 from proxy.ssh.login.client import Login, Lost
+from proxy.ssh.login.handshake import Tunnel, shake_hands
 from proxy.ssh.login.jumps import jumps
 from proxy.ssh.login.learning import Announcement
 from proxy.ssh.login.prepared import Prepared, prepare
@@ -183,7 +178,7 @@ class _Chain:
         self._hop, self._at = options, at
         return connected
 
-    async def _way(self, config: GatewayConfig, prepared: Prepared) -> tuple[_Tunnel, str]:
+    async def _way(self, config: GatewayConfig, prepared: Prepared) -> tuple[Tunnel, str]:
         """What carries the handshake, and the address of the server.
 
         `handshakes` identifies the server by address, not by name, because the server counts refusals for all
@@ -205,7 +200,7 @@ class _Chain:
         self,
         config: GatewayConfig,
         prepared: Prepared,
-        tunnel: _Tunnel,
+        tunnel: Tunnel,
         agent: Agent | None,
         on_lost: Lost | None,
     ) -> tuple[str, float, Login]:
@@ -216,7 +211,7 @@ class _Chain:
         try:
             async with asyncio.timeout(seconds):
                 started = loop.time()
-                self.conns.append(await _handshake(prepared, server, tunnel, agent, client))
+                self.conns.append(await shake_hands(prepared, server, tunnel, agent, client))
                 # A server that asks for no key has not been checked against the revocation lists yet.
                 await client.vouched()
         except TimeoutError as exc:
@@ -250,43 +245,3 @@ def _jump_failed(name: str, exc: LinkError) -> JumpFailed:
     failure.retry = exc.retry
     failure.stage = exc.stage
     return failure
-
-
-async def _handshake(
-    prepared: Prepared, server: str, tunnel: _Tunnel, agent: Agent | None, client: Login
-) -> asyncssh.SSHClientConnection:
-    options = prepared.options
-    options.known_hosts = trust.NOBODY
-    options.tunnel = tunnel
-    options.protocol_factory = lambda: client
-    try:
-        return await internals.connect(options)
-    except LinkError:
-        raise
-    except Exception as exc:
-        # not only asyncssh.Error: for packets of a hostile peer, asyncssh raises other exceptions, too
-        if agent is not None and agent.failure and isinstance(exc, asyncssh.PermissionDenied):
-            failure: LinkError = agents.unusable(agent, f"{server} takes no other key")
-            # The server has not refused us if it accepted the key and only the agent did not sign.
-            failure.is_counted = client.heard.is_refused
-            raise failure from exc
-        who = identity(prepared.options) + _reservations(prepared)
-        failure = describe_handshake(server, exc, who=who, heard=client.heard)
-        if isinstance(tunnel, ProxyCommand) and is_hung_up(exc):
-            failure = await tunnel.explain(failure, "before the SSH handshake was done")
-        raise failure from exc
-
-
-def _reservations(prepared: Prepared) -> str:
-    """Facts that may explain why a server refuses us without a reason."""
-    now = time.time()
-    said = [
-        f"; {path} expired on {expiry.date(validity.end)}"
-        for path, validity in prepared.certificates
-        if validity.end < now
-    ]
-    return "".join([*said, *(f"; not used: {one}" for one in prepared.passed_over)])
-
-
-_Tunnel = asyncssh.SSHClientConnection | Tcp | ProxyCommand
-"""What carries a connection: the jump host before it, TCP, or a ProxyCommand."""
