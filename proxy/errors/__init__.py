@@ -54,7 +54,6 @@ from proxy.errors.names import Ambiguous as Ambiguous
 from proxy.errors.names import Denied as Denied
 from proxy.errors.names import UnknownName as UnknownName
 from proxy.errors.names import UnknownTarget as UnknownTarget
-from proxy.errors.problems import MAX_PROBLEMS as MAX_PROBLEMS
 from proxy.errors.problems import ConfigError as ConfigError
 from proxy.errors.problems import Problem as Problem
 from proxy.errors.problems import UnknownNames as UnknownNames
