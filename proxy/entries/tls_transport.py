@@ -59,6 +59,7 @@ async def accept(sock: socket.socket, context: ssl.SSLContext, protocol: Protoco
     except (NotTls, ssl.SSLError):
         raise
     except BaseException:
+        transport.handshake.cancel()  # after a cancellation nobody awaits it, and asyncio would log its error
         transport.abort()
         sock.close()
         raise

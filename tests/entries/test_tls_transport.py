@@ -7,6 +7,7 @@ import hashlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from proxy.config import server_tls
 from proxy.entries import tls_transport
 from proxy.entries.tls_transport import NotTls, TlsTransport
+from proxy.runtime.tasks import Tasks
 from tests.support.echo import pattern
 from tests.support.tls import Authority
 from tests.support.tls_client import TlsClient
@@ -270,13 +272,36 @@ async def test_a_client_that_goes_during_the_handshake(context: ssl.SSLContext, 
 
 
 async def test_a_handshake_that_is_cancelled_leaves_nothing(context: ssl.SSLContext) -> None:
+    loop = asyncio.get_running_loop()
     theirs, ours = sockets()
     with theirs:
         taking = Taking()
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01):
-                await tls_transport.accept(ours, context, taking)
+        accepting = Tasks("test").spawn(tls_transport.accept(ours, context, taking), name="accept")
+        await loop.sock_sendall(theirs, client_hello())
         async with asyncio.timeout(60):
+            assert await loop.sock_recv(theirs, 10), "the server has begun the handshake"
+            accepting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await accepting
             await taking.lost
+            while await loop.sock_recv(theirs, 10_000):
+                pass
+    assert ours.fileno() == -1
+
+
+async def test_a_handshake_that_is_cancelled_at_once_leaves_nothing(context: ssl.SSLContext) -> None:
+    theirs, ours = sockets()
+    with theirs:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await tls_transport.accept(ours, context, Taking())
+        async with asyncio.timeout(60):
             assert await asyncio.get_running_loop().sock_recv(theirs, 10) == b""
     assert ours.fileno() == -1
+
+
+def client_hello() -> bytes:
+    out = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), out, server_hostname="a").do_handshake()
+    return out.read()
