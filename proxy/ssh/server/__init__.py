@@ -6,6 +6,7 @@ session.py    one connection: the callbacks of asyncssh
 login.py      decides whose a key is, and whether that client may log in now (pure)
 startups.py   limits the connections that have not logged in yet (pure)
 penalties.py  locks out sources whose logins keep failing (pure)
+refusals.py   counts and logs the clients that may not log in, and adds to the penalties
 gate.py       limits how many logins make a step in one turn of the loop
 host_keys.py  our own host keys
 keygen.py     makes host keys

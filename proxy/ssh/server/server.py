@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import time
 from collections import deque
@@ -20,25 +19,19 @@ from proxy.errors import KeyExpired, KeyRemoved, LinkClosed, LinkError
 from proxy.errors.reasons import Reason
 from proxy.metrics.records import LoginRecord
 from proxy.runtime.endpoint import Endpoint
-from proxy.runtime.seldom import Seldom
 from proxy.runtime.tasks import Tasks
 from proxy.runtime.text import printable
-from proxy.ssh.server import host_keys, penalties
+from proxy.ssh.server import host_keys
 from proxy.ssh.server.gate import Gate
 from proxy.ssh.server.login import Login, Refused, decide
 from proxy.ssh.server.penalties import Penalties
+from proxy.ssh.server.refusals import OnRefused, Refusals
 from proxy.ssh.server.session import Connection, Guest, Session, TurnedAway, Visit
 from proxy.ssh.server.startups import Source, Startups
 
 log = structlog.get_logger("kubemux.ssh_server")
 
 CLOSE_S: Final = 2.0
-SELDOM_S: Final = 10.0
-"""Seconds between two log entries about connections that were closed because of the limits (startups), and
-about clients of one source that left before their login.
-"""
-MOST_PASSING: Final = 1000
-"""How many sources of such clients are remembered."""
 CHECK_S: Final = 1.0
 """Seconds between two checks for logins that have expired."""
 _NOT_NOW: Final = b"Not allowed at this time\r\n"
@@ -56,7 +49,7 @@ class SshServer:
         *,
         on_login: OnLogin,
         record: LoginRecord,
-        on_refused: Callable[[str, Reason, str], None] = lambda *_: None,
+        on_refused: OnRefused = lambda *_: None,
         now: Callable[[], float] = time.time,
     ) -> None:
         """`on_refused` gets the user name of a refused client, the reason and a sentence. The user name is
@@ -67,18 +60,16 @@ class SshServer:
         self.gate = Gate()
         self.now = now
         self._on_login = on_login
-        self._on_refused = on_refused
         self._record = record
         self._options: Options | None = None
         self._startups = Startups()
         self._penalties = Penalties()
+        self._refusals = Refusals(record, self._penalties, on_refused)
         self._waiting: deque[tuple[socket.socket, Endpoint, Source]] = deque()
         """Connections from the operator's own networks (`sources`) that wait for their turn."""
         self.under_way = 0
         """How many connections from these networks are logging in now."""
         self._sessions: set[Session] = set()
-        self._crowd = Seldom(SELDOM_S)
-        self._passing: dict[tuple[Source, Reason], Seldom] = {}
         self._is_closing = False
         self._watching: asyncio.Task[None] | None = None
         self._tasks = Tasks("ssh server")
@@ -154,7 +145,7 @@ class SshServer:
             self._close(sock, Reason.PENALTY)
         elif not self._startups.enter(source):
             self._close(sock, Reason.STARTUPS)
-            self._log_crowd(source)
+            self._refusals.crowd(source)
         elif source.own is not None and self.under_way >= self._startups.config.max_startups:
             self._waiting.append((sock, address, source))
         else:
@@ -165,17 +156,6 @@ class SshServer:
         with suppress(OSError):
             sock.send(_NOT_NOW)
         sock.close()
-
-    def _log_crowd(self, source: Source) -> None:
-        """Log that connections are closed because of the limits. One entry stands for many connections."""
-        if clients := self._crowd():
-            log.warning(
-                "logins refused",
-                reason=Reason.STARTUPS,
-                source=str(source),
-                clients=clients,
-                hint=Reason.STARTUPS.remedy,
-            )
 
     def _begin(self, options: Options, sock: socket.socket, address: Endpoint, source: Source) -> None:
         self.under_way += source.own is not None
@@ -216,7 +196,8 @@ class SshServer:
         try:
             guest = self._on_login(session)
         except Refused as exc:
-            self._turn_away(session, login, exc)
+            self._refusals.turned_away(session, login, exc)
+            session.disconnect(f"kubemux: {exc.reason} ({exc})")
             return TurnedAway()
         self._record.results[Reason.OK] += 1
         log.info(
@@ -230,20 +211,6 @@ class SshServer:
         )
         return guest
 
-    def _turn_away(self, session: Session, login: Login, why: Refused) -> None:
-        """End the connection of a client whose key is accepted, and who may not stay nevertheless."""
-        self._record.results[why.reason] += 1
-        log.warning(
-            "login refused",
-            client=str(login.address),
-            caller=login.identity,
-            user=printable(login.asked),
-            reason=why.reason,
-            message=str(why),
-            seconds=round(self._loop.time() - session.visit.since, 3),
-        )
-        session.disconnect(f"kubemux: {why.reason} ({why})")
-
     def lost(self, session: Session, exc: Exception | None) -> None:
         """See `proxy.ssh.server.session.Host`."""
         self._sessions.discard(session)
@@ -253,57 +220,7 @@ class SshServer:
             return
         self._leave_startup(session.visit)
         if not self._is_closing:
-            self._failed(session, exc)
-
-    def _failed(self, session: Session, exc: Exception | None) -> None:
-        _, source, since = session.visit
-        now = self._loop.time()
-        is_late = now - since >= self._startups.config.login_timeout
-        reason, message = _why(session, exc, is_late=is_late)
-        self._record.results[reason] += 1
-        self._log_refused(session, reason, message, seconds=now - since)
-        self._on_refused(session.asked, reason, printable(message))
-        seconds = _penalty(session, is_late=is_late)
-        if source.own is None and self._penalties.add(source, seconds, now):
-            left = round(self._penalties.seconds_left(source, now))
-            log.warning(
-                "source is closed out",
-                source=str(source),
-                reason=Reason.PENALTY,
-                seconds=left,
-                hint=Reason.PENALTY.remedy,
-            )
-
-    def _log_refused(self, session: Session, reason: Reason, message: str, *, seconds: float) -> None:
-        """Log why a client has not logged in. Of clients that have not even said a user name, one entry
-        stands for all of a source with the same reason: ssh-keyscan connects for each kind of key.
-        """
-        more = {}
-        if not session.asked:
-            if not (clients := self._passers_by(session.visit.source, reason)):
-                return
-            more = {"clients": clients}
-        # Port checks and scanners come all day: as warnings they would hide the others.
-        log.log(
-            logging.INFO if reason is Reason.NO_LOGIN else logging.WARNING,
-            "login refused",
-            client=str(session.visit.address),
-            user=printable(session.asked),
-            reason=reason,
-            message=printable(message),
-            hint=reason.remedy,
-            seconds=round(seconds, 3),
-            **more,
-        )
-
-    def _passers_by(self, source: Source, reason: Reason) -> int:
-        """For how many clients of this source an entry is due; 0 if none is."""
-        due = self._passing.get((source, reason))
-        if due is None:
-            if len(self._passing) >= MOST_PASSING:
-                del self._passing[next(iter(self._passing))]
-            due = self._passing[source, reason] = Seldom(SELDOM_S)
-        return due()
+            self._refusals.failed(session, exc, login_timeout=self._startups.config.login_timeout)
 
     # ------------------------------------------------------------------------------------------- the end
 
@@ -339,49 +256,3 @@ class SshServer:
                 for session in sessions:
                     await session.conn.wait_closed()
         await self._tasks.close()
-
-
-def _why(session: Session, exc: Exception | None, *, is_late: bool) -> tuple[Reason, str]:
-    """Why a client has not logged in."""
-    if session.refusal is not None:
-        return session.refusal.reason, str(session.refusal)
-    if is_late:
-        return Reason.LOGIN_TIMEOUT, "it has not logged in in time"
-    is_of_protocol = not isinstance(exc, OSError | asyncssh.DisconnectError) or isinstance(exc, _BROKEN)
-    if exc is not None and is_of_protocol:
-        return Reason.HANDSHAKE_FAILED, f"{_said(exc)}: {exc}"
-    if session.has_signed:
-        return Reason.NO_LOGIN, "it has left in the moment in which it was let in"
-    if session.has_tried_key:
-        return Reason.NO_LOGIN, "it has shown a key that is accepted, and has not signed with it"
-    if session.has_tried:
-        return Reason.NO_LOGIN, "it has shown no key, and tried to log in otherwise"
-    return Reason.NO_LOGIN, "it has left without showing a key"
-
-
-def _said(exc: Exception) -> str:
-    """What an error of asyncssh means, in our words."""
-    if isinstance(exc, asyncssh.KeyExchangeFailed):
-        return "it has no algorithms in common with kubemux, or its key exchange is wrong"
-    if isinstance(exc, asyncssh.ProtocolNotSupported):
-        return "it does not speak SSH 2.0"
-    return "it does not keep to the SSH protocol"
-
-
-def _penalty(session: Session, *, is_late: bool) -> float:
-    """The penalty of the source of a client that has not logged in, in seconds."""
-    if is_late:
-        return penalties.TIMEOUT_S
-    has_failed = session.has_tried_key and not session.has_signed
-    return penalties.REFUSED_S if has_failed else penalties.NO_LOGIN_S
-
-
-_BROKEN: Final = (
-    asyncssh.CompressionError,
-    asyncssh.IllegalUserName,
-    asyncssh.KeyExchangeFailed,
-    asyncssh.MACError,
-    asyncssh.ProtocolError,
-    asyncssh.ProtocolNotSupported,
-    asyncssh.ServiceNotAvailable,
-)

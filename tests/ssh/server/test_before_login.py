@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.errors.reasons import Reason
-from proxy.ssh.server import penalties, server
+from proxy.ssh.server import penalties, refusals
 from tests.support.ssh_bed import HOST, WAIT_S, SshBed
 
 pytestmark = pytest.mark.sshd
@@ -154,7 +154,7 @@ async def test_a_protocol_error_ends_the_connection(tmp_path: Path, said: bytes,
 async def test_one_entry_stands_for_all_that_leave_before_they_say_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "SELDOM_S", 3600.0)
+    monkeypatch.setattr(refusals, "SELDOM_S", 3600.0)
     comers = [*((HOST, b""), (HOST, b"GET /\r\n")) * 2, ("127.0.0.2", b"")]
     async with SshBed(tmp_path / "bed") as bed:
         with capture_logs() as logs:
@@ -180,8 +180,8 @@ async def test_one_entry_stands_for_all_that_leave_before_they_say_a_name(
 async def test_only_so_many_passing_sources_are_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "SELDOM_S", 3600.0)
-    monkeypatch.setattr(server, "MOST_PASSING", 1)
+    monkeypatch.setattr(refusals, "SELDOM_S", 3600.0)
+    monkeypatch.setattr(refusals, "MOST_PASSING", 1)
     async with SshBed(tmp_path / "bed") as bed:
         with capture_logs() as logs:
             for count, host in enumerate((HOST, HOST, "127.0.0.2", HOST), 1):
