@@ -7,6 +7,7 @@ login.py      decides whose a key is, and whether that client may log in now (pu
 startups.py   limits the connections that have not logged in yet (pure)
 penalties.py  locks out sources whose logins keep failing (pure)
 refusals.py   counts and logs the clients that may not log in, and adds to the penalties
+recheck.py    decides again about a client that has logged in, and may end its connection
 gate.py       limits how many logins make a step in one turn of the loop
 host_keys.py  our own host keys
 keygen.py     makes host keys

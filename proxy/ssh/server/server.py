@@ -15,7 +15,7 @@ import structlog
 
 from proxy.config.key_table import Table
 from proxy.config.model import SshServerConfig
-from proxy.errors import KeyExpired, KeyRemoved, LinkClosed, LinkError
+from proxy.errors import LinkClosed
 from proxy.errors.reasons import Reason
 from proxy.metrics.records import LoginRecord
 from proxy.runtime.endpoint import Endpoint
@@ -23,8 +23,9 @@ from proxy.runtime.tasks import Tasks
 from proxy.runtime.text import printable
 from proxy.ssh.server import host_keys
 from proxy.ssh.server.gate import Gate
-from proxy.ssh.server.login import Login, Refused, decide
+from proxy.ssh.server.login import Login, Refused
 from proxy.ssh.server.penalties import Penalties
+from proxy.ssh.server.recheck import has_expired, recheck
 from proxy.ssh.server.refusals import OnRefused, Refusals
 from proxy.ssh.server.session import Connection, Guest, Session, TurnedAway, Visit
 from proxy.ssh.server.startups import Source, Startups
@@ -109,28 +110,12 @@ class SshServer:
     def recheck(self) -> None:
         """End the logins whose key is no longer accepted."""
         for session in self.live:
-            if (login := session.login) is None:
-                continue
-            try:
-                again = decide(
-                    self.table, login.blob, asked=login.asked, address=login.address, now=self.now()
-                )
-            except Refused as exc:
-                kind = KeyExpired if exc.reason is Reason.KEY_EXPIRED else KeyRemoved
-                self._end(session, kind(f"{login.identity} may not be connected any more: {exc}"))
-            else:
-                if again.who == login.who:
-                    session.login = again
-                    if session.guest is not None:
-                        session.guest.recheck()
-                else:
-                    self._end(session, KeyRemoved(f"the key of {login.identity} is {again.identity}'s now"))
+            recheck(session, self.table, self.now())
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(CHECK_S)
-            ends = (one.login.expires for one in self._sessions if one.login is not None)
-            if any(end is not None and end <= self.now() for end in ends):
+            if any(has_expired(session, self.now()) for session in self._sessions):
                 self.recheck()
 
     # ------------------------------------------------------------------------------------------- clients
@@ -223,14 +208,6 @@ class SshServer:
             self._refusals.failed(session, exc, login_timeout=self._startups.config.login_timeout)
 
     # ------------------------------------------------------------------------------------------- the end
-
-    def _end(self, session: Session, error: LinkError) -> None:
-        log.info("login ends", client=str(session.visit.address), reason=error.reason, message=str(error))
-        if session.guest is not None:
-            session.guest.ends(error)
-        session.conn.disconnect(
-            asyncssh.DISC_BY_APPLICATION, f"kubemux: {error.reason}: {error.reason.meaning}"
-        )
 
     def close_startups(self) -> None:
         """Close every connection that has not logged in, and every new one until `use` is called again."""
