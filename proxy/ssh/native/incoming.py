@@ -237,8 +237,12 @@ class Incoming(asyncio.BufferedProtocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The transport is closed."""
+        """The transport is closed. The last read, which has found the end, may have acquired a buffer."""
         self.stop()
+        if not self._is_opening:
+            if not self._has_views:
+                RECEIVED.release(self._view)
+            self._view, self._start, self._end = NONE, 0, 0
         self._on_lost(exc)
 
     def pause_writing(self) -> None:
