@@ -362,3 +362,14 @@ def test_a_link_that_has_ended_keeps_no_buffer(received: bytes) -> None:
     heard.incoming.connection_lost(None)
     assert not heard.incoming._view
     assert RECEIVED.spares
+
+
+async def test_a_link_that_has_ended_leaves_lent_buffers_to_the_transport() -> None:
+    sizes = iter((0, 1))  # it takes nothing
+    transport = Mock(is_closing=lambda: False, get_write_buffer_size=lambda: next(sizes))
+    outgoing = Outgoing(transport, KEYS, on_written=lambda _: None, on_turn=lambda _: None)
+    outgoing.put_data(1, memoryview(bytearray(DATA_AT + 3 + PADDING)), DATA_AT, 3)
+    outgoing.flush()
+    assert len(outgoing._lent) == 1
+    outgoing.lost()
+    assert not outgoing._lent

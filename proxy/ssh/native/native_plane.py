@@ -196,6 +196,7 @@ class NativePlane:
         self._uncharge()
         for channel in list(self._live):
             channel.lost(error)
+        self._outgoing.lost()
 
     async def close(self) -> None:
         """See `proxy.ssh.data_plane.DataPlane`. This one has no tasks."""

@@ -157,6 +157,10 @@ class Outgoing:
         while self._lent:
             SENT.release(self._lent.pop())
 
+    def lost(self) -> None:
+        """The link has ended: leave the lent buffers to the transport, which may still have views of them."""
+        self._lent.clear()
+
     def _end_turn(self) -> None:
         self._is_scheduled = False
         self.flush()
