@@ -9,7 +9,7 @@ from proxy.entries.arrival import Arrival
 
 
 class Leaving:
-    """`gone` is set when all of them have ended."""
+    """`gone` is set when all connections of the set have ended."""
 
     def __init__(self, arrivals: Iterable[Arrival]) -> None:
         self._arrivals = set(arrivals)

@@ -11,7 +11,7 @@ from proxy.runtime.tasks import Tasks
 
 
 class Retiring:
-    """Drains them. Iteration yields the connections of removed destinations."""
+    """Drains the removed parts. Iteration yields the connections of removed destinations."""
 
     def __init__(self) -> None:
         self._tasks = Tasks("retiring")

@@ -21,8 +21,9 @@ SHARE: Final = 0.01
 
 
 class StatusLine:
-    """Sends `line()` to systemd after changes: after the first one at once, after soon following ones
-    together.
+    """Sends `line()` to systemd after changes.
+
+    After the first change it sends at once. Changes that follow within the pause share one line.
     """
 
     def __init__(self, line: Callable[[], str], *, pause: float = PAUSE_S) -> None:

@@ -1,10 +1,10 @@
 """A link's keepalive: it finds a peer that does not answer any more, and measures the round trip.
 
-asyncssh's own keepalive measures nothing, and any packet counts as an answer there: it would keep a link
-whose other direction is dead, as long as events of a watch arrive. So it is switched off. Here other packets
-buy the peer one interval more: its answer may wait behind them.
+asyncssh's own keepalive measures nothing, and it counts any packet as an answer. So it would keep a link
+whose other direction is dead, as long as events of a watch arrive. It is switched off. Here, if other packets
+arrive, the peer gets one interval more, because its answer may wait behind them.
 
-An idle link costs nothing but this. So a link has one timer for it, and no task.
+The keepalive is all that an idle link costs. So it has one timer, and no task.
 """
 
 from __future__ import annotations

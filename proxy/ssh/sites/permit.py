@@ -11,11 +11,11 @@ from proxy.errors import ChannelProhibited
 from proxy.runtime.endpoint import Endpoint
 
 MOST_REMEMBERED: Final = 1024
-"""For how many targets it is remembered whether `permit` has them."""
+"""The number of targets for which the answer is remembered."""
 
 
 class Permit:
-    """That of one site. A reload makes another one."""
+    """The `permit` of one site. A reload makes a new one."""
 
     def __init__(self, site: str, config: SiteConfig) -> None:
         self._site = site
