@@ -245,6 +245,22 @@ def test_every_value_becomes_one_json_line(values: dict[str, object]) -> None:
     assert dropped_entries() == 0
 
 
+_LETTERS = st.text('ab %"\\\n\x00\x85\u00e9\u202e\U0001f600\ud800')
+
+
+@given(
+    st.dictionaries(
+        _LETTERS, st.none() | st.booleans() | st.integers() | st.floats() | _LETTERS | st.sampled_from(Reason)
+    )
+)
+def test_an_entry_of_plain_values_is_what_json_makes_of_it(values: dict[str, object]) -> None:
+    capture = Capture()
+    configure("json", "info", capture.stream)
+    log.bind(**values).info("anything")
+    fields = json.dumps(values, separators=(",", ":"))[1:-1]
+    assert capture.text().rstrip("\n").endswith(f',"event":"anything"{fields and ","}{fields}}}')
+
+
 def test_full_disk_is_counted_not_raised() -> None:
     with Path("/dev/full").open("w") as full:
         configure("json", "info", full)
