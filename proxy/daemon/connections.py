@@ -252,18 +252,24 @@ class Connections:
                     self._why[arrival] = reason
         return len(ending)
 
-    async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a budget, not a failure
+    async def drain(
+        self,
+        timeout: float,  # noqa: ASYNC109 - a budget, not a failure
+        *,
+        gently: bool | None = None,
+    ) -> int:
         """Wait up to `timeout` seconds until the connections have ended, then cut the remaining ones. Returns
         how many were cut.
 
         They are half-closed first: then the API server ends a watch in order, and the client sees no reset.
-        The ones that are still open after `HALF_CLOSE_S` are reset. With a timeout of 0, all are reset at
-        once.
+        The ones that are still open after `HALF_CLOSE_S` are reset. If not `gently` (default: with a timeout
+        of 0), all are reset at once.
         """
         await _for(timeout, self._idle)
         left = self.active
         await self._tasks.close()
-        await self._cut(lambda: tuple(self._relays), self._idle, gently=timeout > 0)
+        gently = timeout > 0 if gently is None else gently
+        await self._cut(lambda: tuple(self._relays), self._idle, gently=gently)
         await self._idle.wait()
         return left
 

@@ -67,6 +67,10 @@ class Entries(Mapping[str, ServedEntry]):
         for entry in self._entries.values():
             entry.listener.stop_accepting()
 
+    async def finish_requests(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
+        """Wait up to `timeout` seconds until each client has a destination. Then disconnect the others."""
+        await asyncio.gather(*(one.entry.finish_requests(timeout) for one in self._entries.values()))
+
     async def close(self) -> None:
         """Close every entry."""
         await asyncio.gather(*(entry.close() for entry in self._entries.values()))

@@ -302,10 +302,15 @@ class Graph:
 
     async def drain(self, budget: float) -> None:
         """Wait up to `budget` seconds until all client connections have ended."""
-        await asyncio.gather(
-            *(one.drain(budget) for one in self._connections()),
-            self._retiring.wait(budget),
-        )
+        await asyncio.gather(self._drain(budget), self._retiring.wait(budget))
+
+    async def _drain(self, budget: float) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + budget
+        # First, because a destination without connections has drained: a client that came later would be cut.
+        await self.entries.finish_requests(budget)
+        left = max(0.0, end - loop.time())
+        await asyncio.gather(*(one.drain(left, gently=budget > 0) for one in self._connections()))
 
     async def close(self) -> None:
         """Cut every connection, and close every link."""

@@ -8,6 +8,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -106,6 +107,16 @@ class ProxyEntry:
         """Disconnect every client that has not sent its request yet."""
         for task in self._reading:
             task.cancel()
+
+    async def finish_requests(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
+        """Wait up to `timeout` seconds until each client has sent its request and has a destination. Then
+        disconnect those that have not. Close the listener first.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._tasks.wait()
+        self.end_requests()
+        await self._tasks.wait()
 
     async def close(self) -> None:
         """Disconnect every client that has no relay yet."""

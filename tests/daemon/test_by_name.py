@@ -71,7 +71,7 @@ class Bed:
         self.write()
         self.daemon = Daemon(load(self.path), config_path=self.path)
         self.controller = Controller(self.daemon)
-        self._clients: list[Client] = []
+        self.clients: list[Client] = []
 
     def write(self) -> None:
         self.path.write_text(json.dumps(self.config))
@@ -91,7 +91,7 @@ class Bed:
 
     async def connect(self, name: str, proxy: Endpoint | None = None) -> Client:
         client = Client(*await asyncio.open_connection(*((proxy or self.proxy) if name else self.listen)))
-        self._clients.append(client)
+        self.clients.append(client)
         if name:
             client.writer.write(f"CONNECT {name} HTTP/1.1\r\n\r\n".encode())
         return client
@@ -102,7 +102,7 @@ class Bed:
         return (await client.reader.readline()).decode().strip()
 
     async def end(self) -> None:
-        for client in self._clients:
+        for client in self.clients:
             await closed(client.writer)
         await self.daemon.stop(timeout=0)
 
