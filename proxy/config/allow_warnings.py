@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import grp
 import pwd
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -23,11 +23,11 @@ from proxy.config.rules import is_wildcard
 from proxy.config.ssh_rules import SSH
 from proxy.runtime.blocking import FILES_S, Hangs, all_of, doing
 from proxy.runtime.endpoint import Endpoint, Local
-from proxy.runtime.text import shown
+from proxy.runtime.text import nearest, shown
 
 _LOCAL: Final = frozenset({"uid", "gid"})
-_BY_KEY_OF: Final = {"ssh-user": "user", "site": "site"}
-_BY_KEY: Final = frozenset(_BY_KEY_OF)
+_BY_KEY: Final = {"ssh-user": "user", "site": "site"}
+"""The kinds of callers who log in to the SSH server."""
 _NOBODY: Final = 65534
 
 NameOf = Callable[[str, str], tuple[str, int]]
@@ -37,14 +37,12 @@ KeyError.
 
 
 class _WayIn(NamedTuple):
-    """One listener or entry: the kinds of identity that its clients can have, the file with their passwords,
-    and the names whose keys are configured.
+    """One listener or entry: the kinds of identity that its clients can have, and the file with their
+    passwords.
     """
 
     kinds: frozenset[str]
     users_file: Path | None = None
-    keys: frozenset[str] = frozenset()
-    """As in `allow`: `ssh-user:ops`, `site:factory-7`."""
 
 
 def warnings(config: Config, name_of: NameOf | None = None) -> list[Finding]:
@@ -63,7 +61,7 @@ def _all(config: Config, name_of: NameOf) -> list[Finding]:
         for loc, allow, ways in _lists(config)
         if all(rule.kind != ANY for rule in allow)
         for index, rule in enumerate(allow)
-        if (doubt := _doubt(rule, ways, name_of))
+        if (doubt := _no_key(rule, config, ways) if rule.kind in _BY_KEY else _doubt(rule, ways, name_of))
     ]
 
 
@@ -79,8 +77,7 @@ def _lists(config: Config) -> Iterator[tuple[Loc, tuple[Rule, ...], list[_WayIn]
         for name, entry in config.entries.items()
     }
     if config.ssh_server is not None:
-        keys = {f"ssh-user:{name}" for name in config.users} | {f"site:{name}" for name in config.sites}
-        entries[SSH] = _WayIn(_BY_KEY, keys=frozenset(keys))
+        entries[SSH] = _WayIn(frozenset(_BY_KEY))
     for name, cluster in config.clusters.items():
         own = [_WayIn(_kinds_at(cluster.listen))] if cluster.listen else []
         yield ("clusters", name), cluster.allow or (), [*own, *entries.values()]
@@ -105,11 +102,6 @@ def _doubt(rule: Rule, ways: list[_WayIn], name_of: NameOf) -> tuple[str, str] |
         return _NO_WAY[rule.kind]
     if rule.kind in _LOCAL:
         return _no_user(rule, name_of)
-    if rule.kind in _BY_KEY and all(str(rule) not in way.keys for way in ways):
-        return (
-            f"lets nobody in: there is no such {_BY_KEY_OF[rule.kind]}",
-            f"add it to {_BY_KEY_OF[rule.kind]}s",
-        )
     if rule.kind == "proxy-user":
         return _no_account(rule.name, [way.users_file for way in ways if way.users_file])
     return None
@@ -131,11 +123,31 @@ _NO_WAY: Final = {
         "lets nobody in: no entry by which clients come here asks for passwords",
         "add users_file: FILE to the entry",
     ),
-    **dict.fromkeys(
-        _BY_KEY,
-        ("lets nobody in: no entry speaks SSH", "write uid:NAME, gid:NAME, cert:NAME or proxy-user:NAME"),
-    ),
 }
+
+
+def _no_key(rule: Rule, config: Config, ways: list[_WayIn]) -> tuple[str, str] | None:
+    """Why no user or site of the SSH server matches the rule, and the remedy."""
+    if config.ssh_server is None:
+        others = "uid:NAME, gid:NAME, cert:NAME or proxy-user:NAME"
+        return (
+            "lets nobody in: users and sites come by ssh_server, which is missing",
+            f"add ssh_server, or write {others}",
+        )
+    if not any(rule.kind in way.kinds for way in ways):
+        return (
+            "lets nobody in: users and sites come by ssh_server, and this list is for other entries",
+            "write it in `allow` of a cluster, or of a route whose `entries` have ssh",
+        )
+    named: dict[str, Collection[str]] = {"ssh-user": config.users, "site": config.sites}
+    if rule.name in named[rule.kind]:
+        return None
+    [other] = named.keys() - {rule.kind}
+    close = nearest(rule.name, named[rule.kind])
+    meant = f"{other}:{rule.name}" if rule.name in named[other] else close and f"{rule.kind}:{close}"
+    kind = _BY_KEY[rule.kind]
+    hint = f"add it to {kind}s{f', or did you mean {meant}?' if meant else ''}"
+    return f"lets nobody in: there is no {kind} {shown(rule.name)}", hint
 
 
 def _no_user(rule: Rule, name_of: NameOf) -> tuple[str, str] | None:

@@ -46,7 +46,10 @@ entries:
     allow: ["uid:root", "cert:ci.example.com"]
 """
 
-NO_SSH = ("lets nobody in: no entry speaks SSH", "write uid:NAME, gid:NAME, cert:NAME or proxy-user:NAME")
+NO_SSH = (
+    "lets nobody in: users and sites come by ssh_server, which is missing",
+    "add ssh_server, or write uid:NAME, gid:NAME, cert:NAME or proxy-user:NAME",
+)
 
 
 @pytest.fixture
@@ -109,10 +112,7 @@ def test_each_has_its_line_and_its_remedy(path: Path, material: Path) -> None:
 def test_check_prints_them_and_is_content(path: Path) -> None:
     done = CliRunner().invoke(main, ["check", str(path)])
     assert (done.exit_code, done.stdout) == (0, f"{path}: ok, 0 gateways, 2 clusters, 2 entries, 2 routes\n")
-    assert (
-        f"WARNING: {path}:18: routes[1].allow[3]: lets nobody in: no entry speaks SSH\n"
-        "  hint: write uid:NAME, gid:NAME, cert:NAME or proxy-user:NAME\n"
-    ) in done.stderr
+    assert (f"WARNING: {path}:18: routes[1].allow[3]: {NO_SSH[0]}\n  hint: {NO_SSH[1]}\n") in done.stderr
 
 
 def only(rule: str) -> Config:
@@ -157,7 +157,9 @@ clusters:
   prod:
     gateway: direct
     api_servers: ["10.0.0.1:6443"]
-    allow: ["ssh-user:ops", "ssh-user:opps", "site:factory-7", "site:ops"]
+    allow: ["ssh-user:ops", "ssh-user:opps", "site:factory-7", "site:ops", "ssh-user:alice"]
+entries:
+  proxy: {listen: "127.0.0.1:3128", allow: ["ssh-user:ops"]}
 """
 
 
@@ -165,7 +167,21 @@ def test_keys_are_known_by_the_names_of_their_users_and_sites(material: Path, tm
     path = tmp_path / "config.yaml"
     path.write_text(SSH_CONFIG.replace("$T", str(material)))
     _, doubts = load_with_doubts(path)
-    assert [(one.key, one.message) for one in doubts] == [
-        ("clusters.prod.allow[1]", "lets nobody in: there is no such user"),
-        ("clusters.prod.allow[3]", "lets nobody in: there is no such site"),
+    assert [(one.key, one.message, one.hint) for one in doubts] == [
+        (
+            "clusters.prod.allow[1]",
+            "lets nobody in: there is no user 'opps'",
+            "add it to users, or did you mean ssh-user:ops?",
+        ),
+        (
+            "clusters.prod.allow[3]",
+            "lets nobody in: there is no site 'ops'",
+            "add it to sites, or did you mean ssh-user:ops?",
+        ),
+        ("clusters.prod.allow[4]", "lets nobody in: there is no user 'alice'", "add it to users"),
+        (
+            "entries.proxy.allow[0]",
+            "lets nobody in: users and sites come by ssh_server, and this list is for other entries",
+            "write it in `allow` of a cluster, or of a route whose `entries` have ssh",
+        ),
     ]
