@@ -99,7 +99,8 @@ def _in_file(path: Path, sections: Iterable[str]) -> set[object]:
         root = loader.keys(yaml.read(path))
     except ConfigError:
         return set()
-    return {name for key in sections for name in _names(root.get(key))}
+    found = {name for key in sections for name in _names(root.get(key))}
+    return found | {f"ssh-user:{name}" for name in _names(root.get("users")) if "users" in sections}
 
 
 def _names(section: object) -> Iterator[object]:

@@ -25,6 +25,8 @@ LOOK: Final = {
 _DAY: Final = 86_400.0
 _GAP: Final = 2
 _SHORTEST_NAME: Final = 8
+_SHORTEST_CELL: Final = 14
+"""How far a `~` column is shortened: enough to tell two fingerprints apart."""
 _FEWEST_COLUMNS: Final = 2
 """The name and the state are always shown."""
 
@@ -49,31 +51,44 @@ def table(
 ) -> list[RenderableType]:
     """A blank line, and columns side by side (`>` ones right-justified); nothing if there are no rows.
 
-    If `width` is too small, the names in the first column are shortened, then columns are left out from the
-    right. Of rows that do not fit into `room` lines, only the number is shown.
+    If `width` is too small, the cells of `~` columns and the names in the first column are shortened, then
+    columns are left out from the right. Of rows that do not fit into `room` lines, only the number is shown.
     """
     if not rows or room == 0:
         return []
-    takes = [
-        _GAP + max(len(header.lstrip(">")), *(row[index].cell_len for row in rows))
+    wanted = [
+        max(len(header.lstrip(">~")), *(row[index].cell_len for row in rows))
         for index, header in enumerate(headers)
     ]
-    takes[0] = min(takes[0] - _GAP, _SHORTEST_NAME)
+    widths = [
+        min(want, _SHORTEST_NAME if not index else _SHORTEST_CELL if header[0] == "~" else want)
+        for index, (header, want) in enumerate(zip(headers, wanted, strict=True))
+    ]
     kept = len(headers)
-    while kept > _FEWEST_COLUMNS and sum(takes[:kept]) > width:
+    while kept > _FEWEST_COLUMNS and _taken(widths[:kept]) > width:
         kept -= 1
+    spare = max(width - _taken(widths[:kept]), 0)
+    for index in range(kept):
+        more = min(spare, wanted[index] - widths[index])
+        widths[index] += more
+        spare -= more
     fit = len(rows) if room is None or room >= lines_of(rows) else max(room - 3, 0)
     drawn = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
     for header in headers[:kept]:
-        drawn.add_column(header.lstrip(">"), justify="right" if header[0] == ">" else "left", no_wrap=True)
-    for name, *rest in rows[:fit]:
-        drawn.add_row(_shortened(name, max(width - sum(takes[1:kept]), _SHORTEST_NAME)), *rest[: kept - 1])
+        drawn.add_column(header.lstrip(">~"), justify="right" if header[0] == ">" else "left", no_wrap=True)
+    for row in rows[:fit]:
+        drawn.add_row(*map(_shortened, row[:kept], widths))
     if fit == len(rows):
         return [Text(), drawn]
     counted = _counted(headers, rows[fit:])
     if fit:
         return [Text(), drawn, counted]
     return [Text(), counted] if room and room > 1 else [counted]
+
+
+def _taken(widths: Sequence[int]) -> int:
+    """How wide columns are side by side."""
+    return sum(widths) + _GAP * (len(widths) - 1)
 
 
 def _counted(headers: Sequence[str], left: Sequence[list[Text]]) -> Text:
@@ -95,13 +110,13 @@ def plural(word: str, count: int) -> str:
     return "entries" if word == "entry" else f"{word}s"
 
 
-def _shortened(name: Text, room: int) -> Text:
+def _shortened(cell: Text, room: int) -> Text:
     """`arn:aws…prod-eu`: a long name keeps its start and its end, which tell more than its middle."""
-    if name.cell_len <= room:
-        return name
+    if cell.cell_len <= room:
+        return cell
     head = room // 3
-    start, end = set_cell_size(name.plain, head), set_cell_size(name.plain[::-1], room - 1 - head)[::-1]
-    return Text(f"{start}…{end}", name.style)
+    start, end = set_cell_size(cell.plain, head), set_cell_size(cell.plain[::-1], room - 1 - head)[::-1]
+    return Text(f"{start}…{end}", cell.style)
 
 
 def state(word: str) -> Text:

@@ -13,7 +13,7 @@ from proxy.snapshots import LoginSnapshot, UserSnapshot
 Rows = tuple[list[str], list[list[Text]]]
 """The headers and the rows of a table."""
 
-_HEADERS: Final = ["USER", "FROM", ">FOR", ">CHANNELS", "KEY", "OPEN"]
+_HEADERS: Final = ["USER", "FROM", ">FOR", ">CHANNELS", "~KEY", "~OPEN"]
 
 
 def users(found: Iterable[UserSnapshot]) -> Rows:

@@ -54,8 +54,8 @@ def status(names: tuple[str, ...], config: Path, *, as_json: bool, watching: boo
     first.
 
     NAME: only this gateway or site with its clusters and routes, this cluster or route with its gateway, this
-    entry, or each connection of this user (ssh-user:ops). Without --check the exit code tells whether the
-    daemon answered (0) or not (1).
+    entry, or each connection of this user (ops or ssh-user:ops). Without --check the exit code tells whether
+    the daemon answered (0) or not (1).
     """
     if checking:
         if as_json or watching:

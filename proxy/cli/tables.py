@@ -100,7 +100,7 @@ def chosen(snapshot: DaemonSnapshot, names: Collection[str]) -> DaemonSnapshot:
     """The gateways, clusters, entries, routes, sites and users with these names. Also the clusters and routes
     of these gateways and sites, and the gateways and sites of these clusters and routes.
 
-    Without names, all of them. Raises UnknownName.
+    A user has two names, `ops` and `ssh-user:ops`. Without names, all of them. Raises UnknownName.
     """
     if not names:
         return snapshot
@@ -108,7 +108,7 @@ def chosen(snapshot: DaemonSnapshot, names: Collection[str]) -> DaemonSnapshot:
     known |= {one.name for one in snapshot.entries} | {one.name for one in snapshot.routes}
     known |= {one.name for one in snapshot.sites} | {one.identity for one in snapshot.users}
     for name in names:
-        if name not in known:
+        if name not in known and all(name != one.name for one in snapshot.users):
             raise UnknownName.among("gateway, cluster, entry, route, site or user", name, known)
     clusters = tuple(one for one in snapshot.clusters if one.name in names or one.gateway in names)
     routes = tuple(one for one in snapshot.routes if one.name in names or one.gateway in names)
@@ -121,7 +121,7 @@ def chosen(snapshot: DaemonSnapshot, names: Collection[str]) -> DaemonSnapshot:
         entries=tuple(one for one in snapshot.entries if one.name in names),
         routes=routes,
         sites=tuple(one for one in snapshot.sites if one.name in names or one.name in theirs),
-        users=tuple(one for one in snapshot.users if one.identity in names),
+        users=tuple(one for one in snapshot.users if one.name in names or one.identity in names),
     )
 
 

@@ -229,9 +229,12 @@ async def test_a_name_that_only_the_file_has_waits_for_a_reload(
 ) -> None:
     with config.open("a") as file:
         file.write("gateways: {eu-edge: {}, new-edge: {}}\nclusters: {prod-eu: {}, prod-new: {}}\n")
-        file.write("entries: {proxy: {}}\nroutes: [{name: nodes}]\n")
+        file.write("entries: {proxy: {}}\nroutes: [{name: nodes}]\nusers: {ops: {}}\n")
     mine, *others = ("new-edge", "prod-new") if args == ["reconnect"] else ("prod-new", "new-edge")
-    also = {"status": ["new-edge", "proxy", "nodes"], "drain": ["new-edge", "nodes"]}.get(args[0], [])
+    also = {
+        "status": ["new-edge", "proxy", "nodes", "ops", "ssh-user:ops"],
+        "drain": ["new-edge", "nodes"],
+    }.get(args[0], [])
     known = {mine, *also}
     for name in {*known, "nope", *(others if args[0] != "status" else [])}:
         daemon.failure = UnknownName.among("cluster", name, ["prod-eu"]) if args == ["drain"] else None

@@ -104,6 +104,19 @@ def test_users_who_are_logged_in() -> None:
         "ssh-user:sre - - - - -",
     ]
     assert not any(line.startswith(("CLUSTER", "GATEWAY")) for line in both)
+    assert shown(daemon, names=("ops", "sre")) == shown(daemon, names=("ssh-user:sre", "ssh-user:ops"))
+
+
+def test_80_columns_show_who_has_what_open_with_shorter_fingerprints() -> None:
+    key = "SHA256:mKQQUkHcCpsMtaxPvAGLNYLAkCZ//plTPag2wgE9lPs"
+    many = replace(OPS.logins[-1], key=key, certificate="", open=tuple(f"node-{n}:22" for n in range(9)))
+    daemon = replace(DAEMON, users=(replace(OPS, logins=(many,)),))
+    lines = shown(daemon, width=80, names=("ssh-user:ops",))
+    assert row(lines, "USER") == ["USER", "FROM", "FOR", "CHANNELS", "KEY", "OPEN"]
+    assert row(lines, "ssh-user:ops")[-2:] == ["SHA25…ag2wgE9lPs", "node…node-8:22"]
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+    wide = shown(daemon, width=300, names=("ssh-user:ops",))
+    assert row(wide, "ssh-user:ops")[-10:] == [key, *many.open]
 
 
 def test_80_columns_keep_every_row_on_its_line_and_every_address_whole() -> None:
