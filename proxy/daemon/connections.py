@@ -101,6 +101,7 @@ class Connections:
         if not self.active:
             self._idle.clear()
         self.active += 1
+        arrival.began = self._loop.time()
         serve = self._serve(arrival, open_channel, allow)
         self._serving[arrival] = self._tasks.spawn(serve, name="open", on_end=lambda _: self._served(arrival))
 
@@ -119,26 +120,20 @@ class Connections:
         if self._serving.pop(arrival, None) is not None:  # its task was cancelled before it began
             reason = self._why.pop(arrival, Reason.SHUTDOWN)
             arrival.refuse(reason)
-            self._ended(arrival, self._loop.time(), reason)
+            self._ended(arrival, reason)
         elif self._why and (late := self._why.pop(arrival, None)) is not None:  # its relay has started since
             for relay in [one for one, whose in self._relays.items() if whose is arrival]:
                 relay.abort(late)
 
     async def _serve(self, arrival: Arrival, open_channel: Open, allow: Allow | None) -> None:
-        started = self._loop.time()
         relay: Relay | None = None
         reason, message = Reason.SHUTDOWN, ""
         try:
             if allow is not None or arrival.needs_allow:
                 await self._shared.access.require(allow or (), arrival.caller, entry=arrival.entry)
-            channel, arrival.target = await open_channel(arrival, started + self._shared.hold_timeout)
-            self.traffic.channel_open.observe(self._loop.time() - started)
-            relay = arrival.relay(
-                channel,
-                self.traffic,
-                self._shared.budget,
-                lambda relay: self._relay_ended(relay, arrival, started),
-            )
+            channel, arrival.target = await open_channel(arrival, arrival.began + self._shared.hold_timeout)
+            self.traffic.channel_open.observe(self._loop.time() - arrival.began)
+            relay = arrival.relay(channel, self.traffic, self._shared.budget, self._relay_ended)
             self._relays[relay] = arrival
             await relay.start()
         except ProxyError as exc:
@@ -157,7 +152,7 @@ class Connections:
                 arrival.refuse(reason, message)
                 if relay is not None:
                     self._relays.pop(relay, None)
-                self._ended(arrival, started, reason, message=message)
+                self._ended(arrival, reason, message=message)
             elif self._leaving and relay not in self._relays:  # it has ended while it started
                 self._left(arrival)
 
@@ -165,13 +160,12 @@ class Connections:
         for group in self._leaving:
             group.ended(arrival)
 
-    def _relay_ended(self, relay: Relay, arrival: Arrival, started: float) -> None:
-        self._relays.pop(relay, None)
+    def _relay_ended(self, relay: Relay) -> None:
+        arrival = self._relays.pop(relay)
         if relay.first_byte_at is not None:
-            self.traffic.first_byte.observe(relay.first_byte_at - started)
+            self.traffic.first_byte.observe(relay.first_byte_at - arrival.began)
         self._ended(
             arrival,
-            started,
             relay.reason or Reason.INTERNAL,
             to_cluster=relay.to_cluster,
             from_cluster=relay.from_cluster,
@@ -180,14 +174,13 @@ class Connections:
     def _ended(
         self,
         arrival: Arrival,
-        started: float,
         reason: Reason,
         *,
         to_cluster: int = 0,
         from_cluster: int = 0,
         message: str = "",
     ) -> None:
-        seconds = self._loop.time() - started
+        seconds = self._loop.time() - arrival.began
         self._left(arrival)
         self.active -= 1
         self.traffic.closed += 1

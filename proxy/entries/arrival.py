@@ -71,7 +71,10 @@ class Arrival(ABC):
     if none can be opened.
     """
 
-    __slots__ = ("asked", "caller", "early", "entry", "needs_allow", "target")
+    __slots__ = ("asked", "began", "caller", "early", "entry", "needs_allow", "target")
+
+    began: float
+    """When its destination has accepted it, in seconds of the loop's clock. The destination sets it."""
 
     is_answered: ClassVar[bool] = False
     """Whether the client waits for an answer of the entry. That must always come in time, because

@@ -69,14 +69,30 @@ class Failover:
         Raises ProxyError. If every API server fails, it is the error of the server that is configured first:
         the order of the others depends on earlier clients.
         """
-        while True:
+        failures: dict[Endpoint, ChannelError] = {}
+        untried = list(self._order)
+        while untried:
+            server = untried[0]
             try:
-                return await self._try_all(way, origin, hold_until, answer_by, is_needed=is_needed)
+                channel = await way.open_channel(
+                    server,
+                    origin=origin,
+                    hold_until=hold_until,
+                    answer_by=answer_by if len(untried) == 1 else _share(answer_by, len(untried)),
+                    is_needed=is_needed,
+                )
             except MemoryExhausted as exc:
                 try:
                     await self._waiting.wait(hold_until)
                 except TimeoutError:
                     raise exc from None
+            except ChannelError as exc:
+                failures[server] = exc
+                self._demote(server)
+                del untried[0]
+            else:
+                return channel, server
+        raise failures[self._api_servers[0]]
 
     async def dial_probe(self, way: Way, deadline: float, *, is_needed: bool = False) -> Dialled:
         """A connection for a probe, which reaches an API server in the same way as a client. It waits for a
@@ -90,30 +106,6 @@ class Failover:
             way, origin=_PROBE, hold_until=hold_until, is_needed=is_needed
         )
         return Dialled(await relayed_socket(channel, self._budget), server)
-
-    async def _try_all(
-        self, way: Way, origin: Endpoint, hold_until: float, answer_by: float, *, is_needed: bool
-    ) -> tuple[Channel, Endpoint]:
-        failures: dict[Endpoint, ChannelError] = {}
-        order = tuple(self._order)
-        for tried, server in enumerate(order):
-            left = len(order) - tried
-            try:
-                channel = await way.open_channel(
-                    server,
-                    origin=origin,
-                    hold_until=hold_until,
-                    answer_by=answer_by if left == 1 else _share(answer_by, left),
-                    is_needed=is_needed,
-                )
-            except MemoryExhausted:
-                raise
-            except ChannelError as exc:
-                failures[server] = exc
-                self._demote(server)
-            else:
-                return channel, server
-        raise failures[self._api_servers[0]]
 
     def _demote(self, server: Endpoint) -> None:
         if len(self._order) > 1 and self._order[0] == server:

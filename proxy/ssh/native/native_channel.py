@@ -73,12 +73,10 @@ class NativeChannel:
         "_untaken",
         "_user",
         "_window",
-        "adjusted",
         "buffer_updated",
         "get_buffer",
         "is_answered",
         "number",
-        "write_eof",
     )
 
     def __init__(
@@ -111,7 +109,6 @@ class NativeChannel:
         self._sending = sending = Sending(out, flow, self.number)
         # Without methods in between: these are called for each read from a client's socket.
         self.get_buffer, self.buffer_updated = sending.get_buffer, sending.buffer_updated
-        self.write_eof, self.adjusted = sending.write_eof, sending.adjusted
 
     def __repr__(self) -> str:
         had = (
@@ -206,8 +203,7 @@ class NativeChannel:
             self._grant_if_due(untaken)
         self._deliver()
 
-    # ------------------------------------------------------------------------------------------- from the
-    # peer
+    # --------------------------------------------------------------------------------------- from the peer
 
     def confirmed(self, said: messages.Confirmation) -> None:
         """The peer has opened the channel."""
@@ -227,6 +223,10 @@ class NativeChannel:
     def _answered(self, refusal: Refusal | None) -> None:
         self.is_answered = True
         self._on_answer(refusal)
+
+    def adjusted(self, credit: int) -> None:
+        """The peer has granted `credit` bytes more. Raises ProtocolError."""
+        self._sending.adjusted(credit)
 
     def eof_received(self) -> None:
         """The cluster sends no more."""
@@ -273,6 +273,10 @@ class NativeChannel:
         if self._ended is None or self._ended[0] is None:
             self._undelivered[:0] = unread
             self._untaken -= len(unread)
+
+    def write_eof(self) -> None:
+        """Send CHANNEL_EOF after pending data."""
+        self._sending.write_eof()
 
     def close(self) -> None:
         """Send CHANNEL_CLOSE after pending data; drop data that still arrives."""
