@@ -24,6 +24,7 @@ from proxy.errors import ProxyError
 from proxy.metrics import Metrics
 from proxy.relay.interfaces import Channel, Pieces
 from proxy.relay.waiting import WaitingForMemory
+from proxy.runtime.plain_socket import PlainSocket
 from proxy.ssh.native.wire import messages
 
 CHANNELS = 8
@@ -133,7 +134,8 @@ class Clients:
     def connect(self) -> None:
         """Connect new clients."""
         for _ in range(CLIENTS):
-            ours, theirs = socket.socketpair()
+            ours, other = socket.socketpair()
+            theirs = PlainSocket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=other.detach())  # as a Listener's
             theirs.setblocking(False)
             self._ours.append(ours)
             self._theirs.append(theirs)

@@ -17,6 +17,7 @@ from proxy.errors import ListenError
 from proxy.runtime.blocking import Hangs, Place
 from proxy.runtime.endpoint import Endpoint, Local, UnixPath
 from proxy.runtime.names import resolve
+from proxy.runtime.plain_socket import PlainSocket
 from proxy.runtime.systemd import Activated
 
 LOOKUP_S: Final = 5.0
@@ -60,7 +61,7 @@ async def _bind_tcp(listen: Endpoint, names: Place) -> socket.socket:
     host, port = canonical(listen)
     try:
         family, address = (await resolve(host, port, names, timeout=LOOKUP_S))[0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock = PlainSocket(family, socket.SOCK_STREAM)
     except Hangs as exc:
         resolver = f"the resolver of this machine does not answer: getent hosts {host}; an address needs none"
         raise ListenError(f"{_subject(listen)}: {exc}", hint=resolver) from exc

@@ -16,6 +16,7 @@ from typing import Final
 
 from proxy.config.listen import OWNER_ONLY
 from proxy.errors import ListenError
+from proxy.runtime.plain_socket import PlainSocket
 
 BACKLOG: Final = 4096
 """Clients that may wait in the kernel while kubemux restarts, has no descriptor left to accept them, or is
@@ -38,7 +39,7 @@ def bind(
     Messages begin with `subject`. If the folder cannot be used, the hint ends with `otherwise`. Raises
     ListenError.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = PlainSocket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         # Linux's bind(2) gives the file the socket's own mode, umask applied: never readable by others, not

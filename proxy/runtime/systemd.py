@@ -27,6 +27,7 @@ from typing import Final
 import structlog
 
 from proxy.runtime.endpoint import Endpoint, Local, UnixPath
+from proxy.runtime.plain_socket import PlainSocket
 
 log = structlog.get_logger("kubemux.systemd")
 
@@ -40,7 +41,7 @@ STORED: Final = "listen-"
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 
 
-class Activated(socket.socket):
+class Activated(PlainSocket):
     """A socket of a socket unit, on which systemd listens, too. If we shut it down, the unit fails."""
 
 
@@ -118,9 +119,7 @@ def inherited_sockets() -> dict[Local, socket.socket]:
     named = dict(zip(fds, names.split(":"), strict=False))
     for fd in fds:
         try:
-            address, sock = _listener(
-                fd, socket.socket if named.get(fd, "").startswith(STORED) else Activated
-            )
+            address, sock = _listener(fd, PlainSocket if named.get(fd, "").startswith(STORED) else Activated)
         except (OSError, ValueError) as exc:
             log.warning(
                 "inherited socket not usable",

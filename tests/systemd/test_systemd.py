@@ -162,7 +162,7 @@ def test_a_child_finds_its_sockets_by_address(tmp_path: Path) -> None:
         assert child.returncode == 0, child.stderr
         assert json.loads(child.stdout) == {
             "types": ["Endpoint", "Endpoint", "UnixPath"],
-            "kinds": ["socket", "Activated", "Activated"],  # a socket unit listens on the others, too
+            "kinds": ["PlainSocket", "Activated", "Activated"],  # a socket unit listens on the others, too
             "blocking": [False] * 3,
             "inheritable": [False] * 3,
             "environment": [],
