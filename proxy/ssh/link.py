@@ -147,7 +147,7 @@ class Link:
     def sample(self) -> None:
         """Sample how busy the link is, and whether it answers. Called about twice a second."""
         self._pace.sample(self._plane.bulk, self._loop.time())
-        oldest = next(iter(self._openings), None)
+        oldest = next((one for one in self._openings if not one.has_answer), None)
         if oldest is not None and oldest is self._oldest:
             self._stuck = STUCK
         self._oldest = oldest
@@ -191,10 +191,12 @@ class Link:
         origin: Endpoint,
         timeout: float,  # noqa: ASYNC109
         is_needed: bool = True,
+        opening: Opening | None = None,
     ) -> Channel:
         """Open a channel within `timeout` seconds.
 
         A probe's channel is not needed (`is_needed` is false): the link may be closed in spite of it.
+        `opening` is for a channel that needs more than the peer's answer.
 
         Raises LinkDown if the link ends before the answer, MemoryExhausted, otherwise a ChannelError.
         """
@@ -206,24 +208,27 @@ class Link:
                 f"limits.memory is all given out ({self._budget.used} of {self._budget.limit} bytes)"
             )
         self.idle.clear()
-        opening = Opening(self._loop)
-        channel = self._plane.open(window, target, origin, opening.answered)
+        if opening is None:
+            opening = Opening(target)
+        opening.channel = channel = self._plane.open(window, target, origin, opening.answered)
         self._openings[opening] = None
         if not is_needed:
             self._unneeded.add(channel)
         timer = self._loop.call_later(timeout, opening.expired)
         try:
             refusal = await opening.answer
-        except asyncio.CancelledError:
-            channel.abort()
+        except BaseException:
+            _give_up(channel)
             raise
         finally:
             timer.cancel()
-            del self._openings[opening]
+            # Otherwise the two would keep each other alive until the garbage collector runs.
+            del self._openings[opening], opening.channel
         if opening.is_expired:
-            self._abandon(opening, target)
-            channel.abort()
-            raise ChannelTimeout(f"{self.server} did not reach {target} within {timeout:g} s")
+            if not opening.has_answer:
+                self._abandon(opening, target)
+            _give_up(channel)
+            raise ChannelTimeout(f"{self.server} did not reach {opening.target} within {timeout:g} s")
         self._answers()
         if refusal is not None:
             raise self._refusal(refusal, target)
@@ -335,3 +340,13 @@ class Link:
             await self._tasks.close()
             if self._command is not None:
                 await self._command.close()
+
+
+def _give_up(channel: Channel) -> None:
+    """Close a channel that its client does not wait for any more, now or as soon as it is open.
+
+    If a CLOSE comes before the SOCKS5 request, the SOCKS5 server in a site's ssh client keeps the channel for
+    ever. An EOF before the CLOSE makes it close the channel.
+    """
+    channel.write_eof()
+    channel.abort()

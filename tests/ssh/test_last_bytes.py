@@ -12,9 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import asyncssh
 import pytest
-from asyncssh.packet import String
 
 from proxy.errors import ChannelRefused
 from proxy.errors.reasons import Reason
@@ -22,95 +20,16 @@ from proxy.metrics import Traffic
 from proxy.relay.channel_relay import ChannelRelay
 from proxy.relay.interfaces import Channel, Relay
 from proxy.relay.socket_relay import SocketRelay
-from proxy.runtime.endpoint import Endpoint
-from proxy.ssh.link import Link
 from proxy.ssh.native.wire import messages
-from proxy.ssh.sites.forwards import Forwards
-from proxy.ssh.sites.site_link import SiteLink
 from tests.relay import test_channel_relay as scripted
 from tests.ssh.carried import SECONDS, until
-from tests.ssh.conftest import ORIGIN
-from tests.ssh.scripted_peer import Script
+from tests.ssh.scripted_site import REPLY, site
 from tests.support.echo import pattern
 from tests.support.ssh_served import Served
 
 pytestmark = pytest.mark.usefixtures("data_plane")
 
-SITE = "factory-7"
-TARGET = Endpoint("node-a", 10250)
-REPLY = b"\5\0" + b"\5\0\0\1" + bytes(4) + b"\0\0"
 ANSWER = b"answer"
-WINDOW = 1 << 20
-LARGEST = 32 << 10
-
-
-class SiteServed(Served):
-    """Each client that logs in is the site, and has registered a dynamic forward."""
-
-    def make_link(self, conn: asyncssh.SSHServerConnection) -> Link:
-        forwards = Forwards(SITE, most=1, is_taken=lambda _: False)
-        forwards.register(SITE, 1080, may_listen=True)
-        return SiteLink(
-            conn,
-            forwards,
-            site=SITE,
-            address=ORIGIN,
-            key="",
-            budget=self.budget,
-            turns=self.turns,
-            name=SITE,
-            on_open=None,
-            on_refused=lambda *_: None,
-            limit=lambda _: "",
-        )
-
-
-class Site:
-    """A site whose every channel message comes from the test."""
-
-    def __init__(self, link: SiteLink, script: Script) -> None:
-        self.link = link
-        self._script = script
-        self._theirs = 0
-
-    async def asked(self) -> asyncio.Task[Channel]:
-        """A client asks for TARGET: the question has arrived, and waits for the reply."""
-        reaching = asyncio.get_running_loop().create_task(
-            self.link.reach(TARGET, origin=ORIGIN, timeout=SECONDS, is_needed=True)
-        )
-        self._theirs = await self._script.open(WINDOW, LARGEST)
-        await self._script.receive(messages.DATA)
-        return reaching
-
-    def data(self, data: bytes) -> None:
-        for start in range(0, len(data), LARGEST):
-            self._script.send(messages.DATA, self._theirs, then=String(data[start : start + LARGEST]))
-
-    def eof(self) -> None:
-        self._script.send(messages.EOF, self._theirs)
-
-    def close(self) -> None:
-        self._script.send(messages.CLOSE, self._theirs)
-
-    async def heard(self, kind: int) -> None:
-        await self._script.receive(kind)
-
-    async def leave(self) -> None:
-        """End the connection. Returns when its link knows."""
-        self._script.conn.abort()
-        async with asyncio.timeout(SECONDS):
-            await asyncio.shield(self.link.closed)
-
-
-@asynccontextmanager
-async def site(folder: Path) -> AsyncIterator[tuple[Site, SiteServed]]:
-    async with SiteServed(folder) as served, await served.client() as client:
-        link = await served.link()
-        assert isinstance(link, SiteLink)
-        script = Script()
-        script.take_over(client)
-        yield Site(link, script), served
-        client.abort()
 
 
 class Client(NamedTuple):

@@ -62,6 +62,7 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
         self._is_link_full = False
         self._is_paused = False
         self._had_eof = self._owes_eof = False
+        self._wants_eof = False
         self._unread = b""
         self._lost: tuple[ProxyError | None] | None = None
         self.is_aborted = False
@@ -104,7 +105,8 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
         self._plane.written(nbytes)
 
     def write_eof(self) -> None:
-        """Send CHANNEL_EOF after queued data (RFC 4254 5.3)."""
+        """Send CHANNEL_EOF after queued data (RFC 4254 5.3), or as soon as the channel is open."""
+        self._wants_eof = True
         if self._channel is not None and not self._channel.is_closing():
             self._channel.write_eof()
 
@@ -145,6 +147,8 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
         chan.set_write_buffer_limits(high=0)
         internals.on_close(chan)
         chan.pause_reading()
+        if self._wants_eof:
+            chan.write_eof()
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         """Pass data on. The window grows when a whole window was delivered without a pause."""

@@ -154,7 +154,7 @@ class NativeChannel:
         self._user.channel_data([bytes(piece) for piece in pieces] if is_copied else pieces, nbytes)
         if self._is_paused:  # `channel_data` has paused it
             self._untaken += nbytes
-            return not is_copied
+            return not is_copied and self._user is not None  # `detach` keeps a copy
         self._grant_if_due(nbytes)
         return False
 

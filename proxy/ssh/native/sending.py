@@ -218,12 +218,12 @@ class Sending:
     # ------------------------------------------------------------------------------------------- life cycle
 
     def opened(self, said: messages.Confirmation) -> None:
-        """The peer has opened the channel. If the client has gone, close the channel at once."""
+        """The peer has opened the channel. If the client has gone, end the channel at once."""
         self._is_open = True
         self._peer, self._largest = said.sender, min(said.largest, LARGEST_SENT)
         self._credit = self._granted = said.window
-        if self._wants_close:
-            self.close_now()
+        if self._wants_eof or self._wants_close:
+            self._send_pending()
 
     def attach(self, user: ChannelUser) -> None:
         """From now on, tell `user` when to stop and to go on reading from the client."""

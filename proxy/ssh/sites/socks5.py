@@ -22,6 +22,9 @@ _CONNECT: Final = 1
 _IPV4, _NAME, _IPV6 = 1, 3, 4
 _MOST_NAME: Final = 255
 
+_CONNECTED: Final = bytes((_VERSION, 0)) + bytes((_VERSION, 0, 0, _IPV4)) + bytes(4 + 2)
+"""What OpenSSH sends if it has connected to the target: always these bytes, in one packet."""
+
 _REPLIES: Final = {
     1: "general failure",
     2: "not allowed by its rules",
@@ -94,6 +97,8 @@ class Answer:
         Raises ChannelRefused if the site cannot connect to the target, ChannelError if this is no SOCKS5
         reply.
         """
+        if data == _CONNECTED and not self._held:
+            return b""
         self._held += data
         held = bytes(self._held)
         if held[:1] not in (b"", bytes((_VERSION,))) or held[1:2] not in (b"", b"\0"):
