@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from proxy.errors import KeyRemoved
 from proxy.errors.reasons import Reason
+from proxy.ssh.login.algorithms import ENCRYPTION
 from proxy.ssh.server import host_keys
 from proxy.ssh.server.session import Session
 from tests.support import ssh_keys
@@ -30,6 +31,16 @@ async def test_the_key_decides_the_identity_not_the_user_name(tmp_path: Path) ->
         assert [one.session.login.identity for one in bed.guests if one.session.login] == ["ssh-user:ops"] * 2
         assert bed.record.results == {Reason.OK: 2}
         assert bed.record.startups == 0
+
+
+@pytest.mark.parametrize("cipher", ENCRYPTION)
+async def test_a_login_gets_the_packets_that_it_needs(tmp_path: Path, cipher: str) -> None:
+    """asyncssh would send an IGNORE before each packet."""
+    async with SshBed(tmp_path / "bed") as bed:
+        found = await bed.ssh(bed.ops, "-vvv", "-c", cipher, "true")
+    assert f"debug1: kex: server->client cipher: {cipher}" in found.said
+    assert "debug3: receive packet: type 52" in found.said, "the login has succeeded"
+    assert "SSH2_MSG_IGNORE" not in found.said
 
 
 async def test_a_stranger_is_refused(tmp_path: Path) -> None:

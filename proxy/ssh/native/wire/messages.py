@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from proxy.ssh.native.wire.errors import ProtocolError
 
+IGNORE: Final = 2
 SERVICE_REQUEST: Final = 5
 KEXINIT: Final = 20
 NEWKEYS: Final = 21
