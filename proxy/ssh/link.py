@@ -212,7 +212,9 @@ class Link:
             opening = Opening(target)
         opening.channel = channel = self._plane.open(window, target, origin, opening.answered)
         self._openings[opening] = None
-        if not is_needed:
+        if is_needed:
+            self._keepalive.hurry()
+        else:
             self._unneeded.add(channel)
         timer = self._loop.call_later(timeout, opening.expired)
         try:
@@ -264,6 +266,7 @@ class Link:
 
     def _requested(self, on_open: Callable[[OpenRequest], None], request: OpenRequest) -> None:
         self.idle.clear()
+        self._keepalive.hurry()
         on_open(request)
 
     def channel_ended(self) -> None:

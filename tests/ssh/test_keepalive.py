@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -22,11 +23,13 @@ from tests.ssh.conftest import ORIGIN, config_for, started
 from tests.support import other_servers
 from tests.support.echo import Echo
 from tests.support.serving import Server
+from tests.support.ssh_served import Served
 from tests.support.sshd import SshdFactory
 
 pytestmark = pytest.mark.usefixtures("data_plane")
 
 KEEPALIVE = {"interval": 0.3, "max_missed": 2}
+HOURLY = KeepaliveConfig(interval=3600, max_missed=2)
 IGNORE, UNIMPLEMENTED, GLOBAL_REQUEST = 2, 3, 80
 
 Answer = Callable[[Any, int], None]
@@ -101,6 +104,36 @@ async def test_one_keepalive_in_an_interval_and_none_of_asyncssh(tmp_path: Path)
             first, *_, last = [await came.get() for _ in range(8)]
     period, _ = ticks(config.keepalive)
     assert last - first >= 6 * period, "a late event loop may shorten one pause, but not the sum of all"
+
+
+async def test_a_client_of_ours_is_asked_when_it_is_used(tmp_path: Path) -> None:
+    """A thousand of them may log in at once."""
+    measured: asyncio.Queue[float] = asyncio.Queue()
+    async with Served(tmp_path) as served, Echo() as target:
+        await served.ssh("-N", "-R", f"kube:6443:{target.endpoint}")
+        link = await served.link()
+        link.start(HOURLY, measured.put_nowait, lambda _: None)
+        forward = Endpoint(*await served.forwards.get())
+        test = await link.open_channel(forward, origin=ORIGIN, timeout=30, is_needed=False)
+        assert measured.empty(), "the answer would have come before that of the test channel"
+        assert link.snapshot().rtt is None
+        used = await link.open_channel(forward, origin=ORIGIN, timeout=30)
+        async with asyncio.timeout(30):
+            assert [await measured.get() for _ in range(3)][-1] == link.rtt
+        for channel in (test, used):
+            channel.abort()
+
+
+async def test_a_client_of_ours_that_is_silent_from_the_start_is_found(tmp_path: Path) -> None:
+    missed: asyncio.Queue[int] = asyncio.Queue()
+    async with Served(tmp_path) as served:
+        process = await served.ssh("-N")
+        link = await served.link()
+        process.send_signal(signal.SIGSTOP)
+        link.start(KeepaliveConfig(interval=0.3, max_missed=2), lambda _: None, missed.put_nowait)
+        async with asyncio.timeout(30):
+            assert [await missed.get() for _ in range(2)] == [1, 2]
+        process.send_signal(signal.SIGCONT)
 
 
 async def test_a_change_of_settings_sends_no_second_request(tmp_path: Path) -> None:

@@ -101,8 +101,8 @@ class Visit(NamedTuple):
 
 
 class Connection(asyncssh.SSHServerConnection):
-    """asyncssh's connection, with two changes: the session decides about the login, not asyncssh, and no IGNORE
-    is sent.
+    """asyncssh's connection, with two changes: it lets the session decide about the login, and sends no
+    IGNORE.
     """
 
     def __init__(
