@@ -69,7 +69,8 @@ class ApiServer:
         """`beside` is another API server of the same cluster: it has the same objects and certificates."""
         self.folder = folder
         self.certificates: Certificates = beside.certificates if beside else Certificates(folder / "pki")
-        self._prefix: str = beside._prefix if beside else folder.name
+        self.prefix: str = beside.prefix if beside else f"/{folder.name}"
+        """The path of its objects in etcd."""
         self.endpoint = Endpoint("127.0.0.1", free_port())
 
     @property
@@ -137,7 +138,7 @@ class ApiServer:
         arguments: list[str | Path] = [
             asset("kube-apiserver"),
             f"--etcd-servers={etcd}",
-            f"--etcd-prefix=/{self._prefix}",
+            f"--etcd-prefix={self.prefix}",
             f"--bind-address={self.endpoint.host}",
             f"--secure-port={self.endpoint.port}",
             f"--cert-dir={self.folder}",
