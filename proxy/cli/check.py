@@ -10,8 +10,8 @@ import click
 import uvloop
 
 from proxy.cli import note, say
-from proxy.cli.options import config_option, file_argument
-from proxy.config import credentials, expiry, known_hosts_warnings, loader
+from proxy.cli.options import DEFAULT_CONFIG, config_option, file_argument
+from proxy.config import credentials, expiry, known_hosts_warnings, loader, service_user
 from proxy.config.model import Config
 from proxy.errors import CredentialsUnusable
 from proxy.ssh.login import nobody
@@ -37,6 +37,7 @@ def check(config: Path) -> None:
         *known_hosts_warnings.warnings(loaded),
         *expiry.ending_soon(loaded, time.time()),
         *expiry.expired_keys(loaded, time.time()),
+        *(service_user.warnings(loaded) if config == DEFAULT_CONFIG else ()),
     ]
     if any(gateway.ssh_config for gateway in loaded.gateways.values()):
         found += uvloop.run(_ssh_configs(loaded))

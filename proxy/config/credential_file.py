@@ -33,7 +33,7 @@ def check_file(
             path, limit=MAX_KNOWN_HOSTS_BYTES if kind is Kind.KNOWN_HOSTS else MAX_CREDENTIAL_BYTES
         )
     except Unusable as exc:
-        hint = _denied_hint(path, kind) if isinstance(exc, Denied) and is_for_system_service() else ""
+        hint = denied_hint(path, kind) if isinstance(exc, Denied) and is_for_system_service() else ""
         if isinstance(exc.__cause__, FileNotFoundError):
             hint = {Kind.KNOWN_HOSTS: missing, Kind.HOST_KEY: NO_HOST_KEY}.get(kind, hint)
         yield Finding(loc, f"{path} {exc}", _credential_hint(path) or hint or exc.hint)
@@ -51,7 +51,7 @@ def check_file(
         mode = stat.S_IMODE(status.st_mode)
         hint = f"chmod {'600' if status.st_uid == os.geteuid() else 'o='} {path}"
         if status.st_uid != os.geteuid() != 0 and is_for_system_service():
-            hint = f"chmod 600 {path}; {_denied_hint(path, kind)}"
+            hint = f"chmod 600 {path}; {denied_hint(path, kind)}"
         yield Finding(loc, f"{path} is a secret that others may read (mode {mode:04o})", hint)
     elif content is Content.ENCRYPTED and kind is Kind.HOST_KEY:
         hint = "nobody is there to type a passphrase: ssh-keygen -p -N '' -f FILE takes it off"
@@ -119,7 +119,7 @@ def _credential_hint(path: Path) -> str:
     )
 
 
-def _denied_hint(path: Path, kind: Kind) -> str:
+def denied_hint(path: Path, kind: Kind) -> str:
     """The remedy if the system service may not read a file: not chmod, which would show it to more users."""
     if kind is Kind.USERS:  # a credential is a copy, and would stay as it was at the start
         return f"let the service's group read it, and nobody else: chgrp kubemux {path}; chmod 640 {path}"
