@@ -15,7 +15,7 @@ import structlog
 from proxy.daemon.access import Access, Allow
 from proxy.daemon.leaving import Leaving
 from proxy.entries.admission import Admission
-from proxy.entries.arrival import Arrival
+from proxy.entries.arrival import Arrival, summed
 from proxy.errors import ProxyError
 from proxy.errors.reasons import Reason
 from proxy.metrics import Metrics, Traffic
@@ -114,7 +114,7 @@ class Connections:
         arrival.refuse(reason, hint)
         arrival.ended(reason)
         self.traffic.results[reason] += 1
-        log.warning("connection refused", **self._fields(arrival), reason=reason, hint=hint)
+        arrival.log_refused(reason, hint=hint, **{self._kind: self.name})
 
     def _served(self, arrival: Arrival) -> None:
         if self._serving.pop(arrival, None) is not None:  # its task was cancelled before it began
@@ -189,6 +189,11 @@ class Connections:
         self._shared.waiting.wake()
         self.traffic.results[reason] += 1
         self.traffic.connection_duration.observe(seconds)
+        if not self.active:
+            self._idle.set()
+        is_refused = reason is Reason.DENIED and arrival.target is None
+        if not (clients := arrival.lines_due(reason) if is_refused else 1):
+            return
         fields = self._fields(arrival)
         if arrival.target is not None:
             fields["target"] = str(arrival.target)
@@ -201,9 +206,8 @@ class Connections:
             seconds=round(seconds, 3),
             reason=reason,
             **fields,
+            **summed(clients),
         )
-        if not self.active:
-            self._idle.set()
 
     def _fields(self, arrival: Arrival) -> dict[str, str]:
         """The log's fields about the client: its entry, its identity, and what it asked for."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import structlog
-
 from proxy.config.model import Config
 from proxy.daemon.routed import Routed
 from proxy.daemon.served import ServedCluster
@@ -13,8 +11,6 @@ from proxy.daemon.served_site import ServedSite
 from proxy.entries.arrival import Arrival
 from proxy.errors import UnknownTarget
 from proxy.routing.names import Names, ToCluster, ToSite
-
-log = structlog.get_logger("kubemux.connection")
 
 
 class Switchboard:
@@ -53,7 +49,7 @@ class Switchboard:
         except UnknownTarget as exc:
             arrival.refuse(exc.reason, str(exc))
             arrival.ended(exc.reason)
-            log.warning("connection refused", **arrival.fields(), reason=exc.reason, message=str(exc))
+            arrival.log_refused(exc.reason, message=str(exc))
 
     def _cluster(self, name: str) -> ServedCluster:
         if (cluster := self._clusters.get(name)) is None:  # a reload is replacing it

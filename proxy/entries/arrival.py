@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from typing import ClassVar, Final, NamedTuple
 
+import structlog
+
 from proxy.config.allow import Rule
 from proxy.errors.reasons import Reason
 from proxy.metrics import Traffic
@@ -15,6 +17,8 @@ from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, OnEnd, Relay
 from proxy.relay.socket_relay import LINGER_ZERO, SocketRelay
 from proxy.runtime.endpoint import Endpoint
+
+log = structlog.get_logger("kubemux.connection")
 
 LISTENER: Final = "listener"
 """The name of the entry that stands for the listeners of all clusters."""
@@ -119,6 +123,19 @@ class Arrival(ABC):
             fields["asked"] = str(self.asked)
         return fields
 
+    def lines_due(self, reason: Reason) -> int:
+        """For how many refused clients an entry of the log is due now; 0 if none is.
+
+        Each has an entry of its own, unless it costs a client next to nothing to ask again.
+        """
+        del reason
+        return 1
+
+    def log_refused(self, reason: Reason, **more: str) -> None:
+        """Log that the client was refused before a destination has served it."""
+        if clients := self.lines_due(reason):
+            log.warning("connection refused", **self.fields(), reason=reason, **more, **summed(clients))
+
     @abstractmethod
     def relay(self, channel: Channel, traffic: Traffic, budget: MemoryBudget, on_end: OnEnd) -> Relay:
         """Make a relay of the kind that this client needs. It is not started yet."""
@@ -131,6 +148,11 @@ class Arrival(ABC):
 
     def ended(self, reason: Reason) -> None:  # noqa: B027 - not every entry counts
         """Called when the connection has ended, relayed or refused, after the destination has counted it."""
+
+
+def summed(clients: int) -> dict[str, int]:
+    """The field of a log entry that stands for many clients, which were channels of one SSH client."""
+    return {"channels": clients} if clients > 1 else {}
 
 
 class SocketArrival(Arrival):

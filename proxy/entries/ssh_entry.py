@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -29,6 +30,8 @@ log = structlog.get_logger("kubemux.connection")
 
 SELDOM_S: Final = 10.0
 """Seconds between two lines of the log about channels of one caller that are refused for one reason."""
+MOST_LINES: Final = 20
+"""Such lines in `SELDOM_S` if each has the name that was asked for: they show a scan, and fill no disk."""
 
 
 class SshEntry:
@@ -38,6 +41,7 @@ class SshEntry:
         self._metrics = metrics
         self._on_arrival = on_arrival
         self._refusals: dict[tuple[str, Reason], Seldom] = {}
+        self._refused_names: dict[tuple[str, Reason], Seldom] = {}
         self.closed_because = ""
         """If not empty, every request is refused, and this is the message."""
 
@@ -52,9 +56,9 @@ class SshEntry:
         try:
             asked = target(str(request.target))
         except ValueError as exc:
-            _refuse(SshArrival(request, session, record), Reason.BAD_REQUEST, str(exc))
+            _refuse(SshArrival(request, session, record, self._lines_due), Reason.BAD_REQUEST, str(exc))
             return
-        arrival = SshArrival(request, session, record, asked)
+        arrival = SshArrival(request, session, record, self._lines_due, asked)
         if self.closed_because:
             _refuse(arrival, Reason.SHUTDOWN, self.closed_because)
         elif not login.may_open(asked):
@@ -62,6 +66,12 @@ class SshEntry:
             _refuse(arrival, Reason.DENIED, login.why_not(asked))
         else:
             self._on_arrival(arrival)
+
+    def _lines_due(self, caller: str, reason: Reason) -> int:
+        due = self._refused_names.get((caller, reason))
+        if due is None:
+            due = self._refused_names[caller, reason] = Seldom(SELDOM_S, MOST_LINES)
+        return due()
 
     def refused(self, session: Session, reason: Reason, message: str) -> None:
         """Count a channel that was refused at once: its request is none, or the client has too many.
@@ -95,19 +105,25 @@ def _login(session: Session) -> Login:
 def _refuse(arrival: Arrival, reason: Reason, message: str) -> None:
     arrival.refuse(reason, message)
     arrival.ended(reason)
-    log.warning("connection refused", **arrival.fields(), reason=reason, message=message)
+    arrival.log_refused(reason, message=message)
 
 
 class SshArrival(Arrival):
     """A channel request of an SSH client, until it is accepted or refused."""
 
-    __slots__ = ("_is_site", "_record", "_request", "_session")
+    __slots__ = ("_is_site", "_lines_due", "_record", "_request", "_session")
 
     is_answered = True
 
     def __init__(
-        self, request: OpenRequest, session: Session, record: EntryRecord, asked: Endpoint | None = None
+        self,
+        request: OpenRequest,
+        session: Session,
+        record: EntryRecord,
+        lines_due: Callable[[str, Reason], int],
+        asked: Endpoint | None = None,
     ) -> None:
+        """`lines_due(identity, reason)`: see `Arrival.lines_due`."""
         login = _login(session)
         caller = Caller(login.address, proved=frozenset({login.identity}))
         self._is_site = login.kind == "site"
@@ -115,6 +131,7 @@ class SshArrival(Arrival):
         self._request = request
         self._session = session
         self._record = record
+        self._lines_due = lines_due
         if asked is not None:
             session.open[asked] += 1
 
@@ -123,6 +140,10 @@ class SshArrival(Arrival):
             return False
         may_open = self.asked is None or _login(self._session).may_open(self.asked)
         return may_open and is_allowed(allow, self.caller.proved)
+
+    def lines_due(self, reason: Reason) -> int:
+        """See `Arrival.lines_due`: a client may ask for thousands of channels in a second."""
+        return self._lines_due(self.caller.identity, reason)
 
     def relay(self, channel: Channel, traffic: Traffic, budget: MemoryBudget, on_end: OnEnd) -> Relay:
         return ChannelRelay(channel, traffic, budget, on_end, self._request.accept)

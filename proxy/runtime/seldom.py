@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
+from time import monotonic
 
 
 class Seldom:
-    """Lets one through in `seconds`, and counts the others."""
+    """Lets the first `most` through in `seconds`, and counts the others."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, most: int = 1) -> None:
         self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
+        self._most = most
         self._count = 0
-        self._last = float("-inf")
+        self._since = float("-inf")
+        self._left = 0
 
     def __repr__(self) -> str:
         return f"<Seldom {self._count} since the last>"
@@ -20,8 +21,11 @@ class Seldom:
     def __call__(self) -> int:
         """Note an event. Returns for how many a line is due now: 0 if none is."""
         self._count += 1
-        now = self._loop.time()
-        if now - self._last < self._seconds:
+        now = monotonic()
+        if now - self._since >= self._seconds:
+            self._since, self._left = now, self._most
+        if not self._left:
             return 0
-        count, self._count, self._last = self._count, 0, now
+        self._left -= 1
+        count, self._count = self._count, 0
         return count

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from proxy.config.key_table import Who
 from proxy.entries.arrival import Arrival
-from proxy.entries.ssh_entry import SshEntry
+from proxy.entries.ssh_entry import MOST_LINES, SELDOM_S, SshEntry
 from proxy.errors.reasons import Reason
 from proxy.metrics import Metrics
 from proxy.openssh.authorized_keys import Options
@@ -96,6 +96,23 @@ async def test_refusals_are_counted_and_one_line_of_the_log_stands_for_many() ->
         ("ssh-user:ops", "unsupported", 1),
         ("site:edge", "limit", 1),
     ]
+
+
+def test_a_client_that_scans_for_names_does_not_fill_the_log() -> None:
+    door = Door()
+    with capture_logs() as logs:
+        for port in range(1, 1001):
+            door.ask("node-b", port, options=NARROW)
+            door.ask("node-b", port, name="other", options=NARROW)
+    told = [log for log in logs if log["caller"] == "ssh-user:ops"]
+    assert [log["asked"] for log in told] == [f"node-b:{port}" for port in range(1, MOST_LINES + 1)]
+    assert len(logs) == 2 * MOST_LINES
+    assert door.metrics.entry("ssh").results == {Reason.DENIED: 2000}
+    for due in door.entry._refused_names.values():
+        due._since -= SELDOM_S
+    with capture_logs() as logs:
+        door.ask("node-c", 22, options=NARROW)
+    assert [(log["asked"], log["channels"]) for log in logs] == [("node-c:22", 1000 - MOST_LINES + 1)]
 
 
 def test_a_client_is_handed_on_with_its_identity_and_counted() -> None:

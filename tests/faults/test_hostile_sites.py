@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Final
 
 import pytest
 
+from proxy.entries.ssh_entry import MOST_LINES, SELDOM_S
 from tests.faults.bed import SELDOM, Bed
 from tests.faults.row import Row, Step
 from tests.faults.site_edge import RIVAL
@@ -64,11 +66,14 @@ async def meet(bed: Bed, kind: str) -> RogueSite:
 
 def floods(kind: str) -> Step:
     async def step(bed: Bed) -> None:
-        before = await late_turns(bed)
+        before, since = await late_turns(bed), monotonic()
         rogue = await meet(bed, kind)
         assert await rogue.said() == "sent"
         assert await late_turns(bed) == before
         await asyncio.to_thread(rogue.stop)
+        told = bed.daemon.events("connection closed") + bed.daemon.events("connection refused")
+        refused = [one for one in told if (one["caller"], one["reason"]) == (f"site:{RIVAL}", "unknown_name")]
+        assert len(refused) <= MOST_LINES * (1 + (monotonic() - since) / SELDOM_S), refused[-1]
 
     return step
 
