@@ -149,7 +149,10 @@ async def test_a_reload_ends_penalties(tmp_path: Path, monkeypatch: pytest.Monke
         assert not await one.lets_in(one.other)
         with pytest.raises((asyncssh.ConnectionLost, ConnectionError)):
             await one.lets_in(one.ops)
-        await reload(one.daemon)
+        with capture_logs() as logs:
+            await reload(one.daemon)
+        again = [log for log in logs if log["event"] == "sources may log in again"]
+        assert [log["sources"] for log in again] == [1]
         assert await one.lets_in(one.ops)
 
 

@@ -78,8 +78,7 @@ KEY_SOURCE: Final = (
 KEY_EXPIRED: Final = (
     "key_expired",
     (_L, _G, _C),
-    "the key has expired by `expiry-time` of its line, or its certificate has; a connection that is open "
-    "then ends",
+    "the key (`expiry-time` of its line) or its certificate has expired, and its connections end",
     "have it signed again, or write a later date",
 )
 KEY_REVOKED: Final = (
@@ -91,7 +90,7 @@ KEY_REVOKED: Final = (
 KEY_REMOVED: Final = (
     "key_removed",
     (_L, _G, _C),
-    "the key that has logged in may not do so any more: a file has changed, or the configuration",
+    "the key may no longer log in, because its file or the configuration has changed; its connections end",
     "a site or user with another key logs in again by itself",
 )
 CERTIFICATE: Final = (

@@ -100,6 +100,8 @@ class SshServer:
 
     def clear_penalties(self) -> None:
         """Let sources log in that are locked out."""
+        if sources := len(self._penalties):
+            log.info("sources may log in again", sources=sources)
         self._penalties.clear()
 
     def use_table(self, table: Table) -> None:
