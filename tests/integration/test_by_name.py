@@ -179,7 +179,7 @@ async def test_a_failure_is_an_answer_in_time(sshd: Sshd, tmp_path: Path, stack:
         "lost": {"gateway": "edge", "api_servers": silent},
         "down": {"gateway": "gone", "api_servers": ["127.0.0.1:1"]},
     }
-    edge, gone = gateway(sshd, connect_timeout="1s"), gateway(sshd, port=free_port())
+    edge, gone = gateway(sshd, connect_timeout="3s"), gateway(sshd, port=free_port())
     async with running(
         tmp_path / "daemon",
         gateways={"edge": edge, "gone": gone},

@@ -22,6 +22,7 @@ from tests.integration.conftest import cluster, gateway, mapped
 from tests.support.apiserver import ApiServer, asset
 from tests.support.daemon import Daemon
 from tests.support.etcd import put
+from tests.support.patient import HALF_CLOSES
 from tests.support.ports import free_port
 from tests.support.sshd import Sshd
 
@@ -187,6 +188,7 @@ def test_a_watch_ends_well_when_the_daemon_does(
         gateways={"edge": gateway(sshd)},
         clusters={"prod": cluster(port, apiserver.endpoint, ca=apiserver.ca_file)},
         sections={"limits": {"drain_timeout": "100ms"}},
+        wrapper=HALF_CLOSES,
     )
     command = ["--kubeconfig", str(mapped(apiserver, tmp_path, port)), "get", "ns", "--watch", "-o", "name"]
     with daemon:

@@ -17,6 +17,7 @@ from tests.integration.conftest import cluster, gateway
 from tests.support.apiserver import ApiServer
 from tests.support.daemon import Daemon
 from tests.support.kubemux import run
+from tests.support.patient import HALF_CLOSES
 from tests.support.ports import free_port
 from tests.support.sshd import SshdFactory
 
@@ -151,6 +152,7 @@ def test_drain_ends_one_cluster_and_a_reload_opens_it_again(
         gateways={"edge": gateway(sshd_factory())},
         clusters=dict(clusters),
         sections=dict(sections),
+        wrapper=HALF_CLOSES,
     ) as daemon:
         daemon.wait_up("one", "two")
         assert len(daemon.events("taking orders")) == 1, "the log says where the daemon takes orders"

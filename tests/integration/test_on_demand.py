@@ -54,9 +54,11 @@ async def test_links_and_probes_only_while_clients_are_there(
             assert (code, text.splitlines()[1:3]) == (200, ["[+]gateway lab idle", "[+]cluster lab idle"])
             assert await asyncio.to_thread(series, daemon) == set()
             assert "Accepted" not in await asyncio.to_thread(sshd.log), "probes do not dial the gateway"
-            assert await get(port, certificates) == 200
+            reader, writer = await connect(port, certificates)
+            assert await ask(reader, writer) == 200
             await wait_up(daemon, "lab")
             assert len(await asyncio.to_thread(series, daemon)) == 2
+            await closed(writer)
             # Probes run meanwhile, five a second.
             await until(daemon, "idle again", lambda: states(daemon) == ("idle", "idle"))
             assert await asyncio.to_thread(series, daemon) == set()

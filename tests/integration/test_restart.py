@@ -18,6 +18,7 @@ import pytest
 from tests.integration.conftest import cluster, gateway
 from tests.integration.test_life import kubemux
 from tests.support.echo import Echo
+from tests.support.ends import bad_ends
 from tests.support.manager import Clients, Manager
 from tests.support.ports import free_port
 from tests.support.site import SshServerFiles
@@ -29,7 +30,7 @@ def configure(folder: Path, clusters: dict[str, object], *, admin: int, **sectio
     content = {
         "version": 1,
         "admin": {"listen": f"127.0.0.1:{admin}", "socket": str(folder / "admin.sock")},
-        "limits": {"drain_timeout": "200ms", "hold_timeout": "20s"},
+        "limits": {"drain_timeout": "30s", "hold_timeout": "60s"},
         "clusters": clusters,
         **sections,
     }
@@ -81,7 +82,7 @@ async def test_clients_are_served_across_restarts(sshd: Sshd, tmp_path: Path) ->
                     manager.restart()
                 for one in clients:
                     one.wait_served(5)
-            assert [one.failed for one in clients] == [{}] * 3
+            assert [one.failed for one in clients] == [{}] * 3, bad_ends(manager.log)
             assert set(manager.store) == names(*ports)
             jump = files.command("ops", "-W", "straight:443")
             done = subprocess.run(jump, input=b"hello", capture_output=True, timeout=60, check=False)
@@ -165,7 +166,7 @@ async def test_a_cluster_that_is_renamed_keeps_its_socket(tmp_path: Path) -> Non
                 configure(tmp_path, {"new": section}, admin=admin)
                 kubemux("reload", "--config", config)
                 clients.wait_served(5)
-            assert clients.failed == {}
+            assert clients.failed == {}, bad_ends(manager.log)
 
     async with Echo() as echo:
         await asyncio.to_thread(run, echo)

@@ -35,7 +35,7 @@ DIES_S = 60.0
 
 async def dial(files: SshServerFiles, far: FarSshd, ours: str) -> Process:
     """Start the site's ssh on the far machine, with keepalives of its own."""
-    options = ("-o", "ServerAliveInterval=1", "-o", "ServerAliveCountMax=2")
+    options = ("-o", "ServerAliveInterval=1", "-o", "ServerAliveCountMax=3")
     via = Endpoint(ours, files.listen.port)
     command = files.command(NAME, "-N", "-T", *options, "-R", f"{NAME}:1080", via=via)
     return await asyncio.create_subprocess_exec(
@@ -91,7 +91,7 @@ async def bastion(
             NAME: {
                 **files.authorized(NAME),
                 "permit": ["127.0.0.1:*", f"{NODE}:*"],
-                "keepalive": {"interval": "1s", "max_missed": 2},
+                "keepalive": {"interval": "1s", "max_missed": 3},
             }
         },
         **more,

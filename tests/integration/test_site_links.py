@@ -59,7 +59,7 @@ async def test_one_login_more_replaces_the_oldest_link_and_cuts_nothing(tmp_path
 
 
 async def test_a_site_that_is_silent_is_found_and_its_next_login_does_not_wait(tmp_path: Path) -> None:
-    keepalive = {"interval": "500ms", "max_missed": 2}
+    keepalive = {"interval": "1s", "max_missed": 3}
     sites = {
         "edge": {**ALL, "keepalive": keepalive},
         "lid": {**ALL, "keepalive": {"interval": "1h", "max_missed": 2}, "connections": 1},

@@ -16,6 +16,7 @@ import pytest
 from tests.integration.conftest import cluster, gateway
 from tests.support.daemon import Daemon
 from tests.support.echo import Echo
+from tests.support.patient import HALF_CLOSES
 from tests.support.ports import free_port
 from tests.support.serving import Server
 from tests.support.sshd import Sshd
@@ -30,14 +31,17 @@ class Listening(Server):
         writer.write_eof()
 
 
-def daemon_for(folder: Path, server: Server, *, drain: str) -> tuple[Daemon, tuple[str, int]]:
+def daemon_for(
+    folder: Path, server: Server, *, drain: str, wrapper: tuple[str, ...] = ()
+) -> tuple[Daemon, tuple[str, int]]:
     port = free_port()
     clusters = {"one": cluster(port, server.endpoint, via="direct", probe={"interval": "10m"})}
     sections = {"limits": {"drain_timeout": drain}}
-    return Daemon(folder, gateways={}, clusters=clusters, sections=sections), ("127.0.0.1", port)
+    daemon = Daemon(folder, gateways={}, clusters=clusters, sections=sections, wrapper=wrapper)
+    return daemon, ("127.0.0.1", port)
 
 
-def exit_code(daemon: Daemon, *, seconds: float = 20.0) -> int:
+def exit_code(daemon: Daemon, *, seconds: float = 60.0) -> int:
     assert daemon._process
     return daemon._process.wait(seconds)
 
@@ -83,7 +87,7 @@ async def test_remaining_connections_are_half_closed_before_the_reset(tmp_path: 
     """
 
     def run(server: Listening) -> None:
-        daemon, mapped = daemon_for(tmp_path, server, drain="100ms")
+        daemon, mapped = daemon_for(tmp_path, server, drain="100ms", wrapper=HALF_CLOSES)
         with daemon, relayed(daemon, mapped) as client:
             daemon.signal(signal.SIGTERM)
             assert client.makefile("rb").read() == b"bye"

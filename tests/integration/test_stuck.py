@@ -154,7 +154,7 @@ async def test_all_bytes_of_a_server_that_sends_first_arrive(sshd: Sshd, tmp_pat
 
 async def test_a_reload_while_stopping_changes_nothing(sshd: Sshd, deaf: Deaf, tmp_path: Path) -> None:
     def run() -> None:
-        daemon, (mapped,) = daemon_for(sshd, tmp_path, deaf.endpoint, drain="3s")
+        daemon, (mapped,) = daemon_for(sshd, tmp_path, deaf.endpoint, drain="60s")
         with daemon, socket.create_connection(mapped):
             daemon.wait_for(
                 "the client is relayed",

@@ -22,6 +22,7 @@ from tests.integration.test_life import kubemux
 from tests.integration.test_restart import configure, errors
 from tests.support.daemon import Daemon, Sections
 from tests.support.echo import Echo
+from tests.support.ends import bad_ends
 from tests.support.manager import Clients, Manager
 from tests.support.ports import free_port
 from tests.support.sshd import Sshd
@@ -138,7 +139,7 @@ async def test_clients_are_served_across_restarts(tmp_path: Path) -> None:
                     clients.wait_served(5)
                     manager.restart()
                 clients.wait_served(5)
-                assert clients.failed == {}
+                assert clients.failed == {}, bad_ends(manager.log)
                 assert [one.lstat().st_ino for one in (kept, proxy)] == inodes
                 assert (mode(kept), mode(proxy), connected(proxy)) == ("srw-rw----", "srw-rw----", 0)
                 kubemux("drain", "drained", "--config", config)
@@ -148,7 +149,7 @@ async def test_clients_are_served_across_restarts(tmp_path: Path) -> None:
                 manager.restart()
                 assert [connected(one) for one in (gone, proxy)] == [errno.ENOENT] * 2
                 clients.wait_served(5)
-            assert clients.failed == {}
+            assert clients.failed == {}, bad_ends(manager.log)
             assert len(manager.store) == 2
 
             kept.unlink()  # as systemd does with the files in RuntimeDirectory= when a unit restarts

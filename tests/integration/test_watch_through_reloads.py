@@ -27,6 +27,7 @@ from tests.support.apiserver import ApiServer, asset
 from tests.support.asking import Asker
 from tests.support.daemon import Daemon, Sections
 from tests.support.echo import Echo, Source, pattern
+from tests.support.patient import HALF_CLOSES
 from tests.support.ports import free_port
 from tests.support.serving import closed
 from tests.support.sshd import SshdFactory
@@ -240,6 +241,7 @@ async def test_a_watch_and_a_download_live_through_reloads(
             gateways={"edge": edge},
             clusters=kept,
             limits=LIMITS["limits"],
+            wrapper=HALF_CLOSES,
             expected_errors={"reload rejected"},
         ) as daemon:
             await wait_up(daemon, "prod")

@@ -24,7 +24,7 @@ from typing import Final, Self, TypeVar
 Found = TypeVar("Found")
 
 CHECKOUT: Final = Path(__file__).parents[2]
-PATIENCE: Final = 60.0
+PATIENCE: Final = 120.0
 """Seconds to wait for a state."""
 
 # Targets that the shipped units need; the distribution's own would start a whole system.
@@ -177,7 +177,9 @@ class Machine:
             return ""  # a `mount` of the boot script that has ended meanwhile
         return children[0] if is_systemd else ""
 
-    def run(self, *command: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, timeout: float = 180
+    ) -> subprocess.CompletedProcess[str]:
         """Run `command` inside, with a deadline. Raises AssertionError, with its output, if it fails."""
         done = subprocess.run(
             ["nsenter", "-t", self._init, "-m", "-p", "-n", "--", *command],

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_met
 from ruamel.yaml import YAML
 
 from tests.support import pages
+from tests.support.ends import bad_ends
 from tests.support.ssh_keys import new_key, public
 from tests.systemd.bastion import API_SERVER, HOST, Bastion
 from tests.systemd.machine import CHECKOUT, Machine
@@ -372,15 +373,15 @@ def test_it_runs_confined(machine: Machine) -> None:
 
 
 def test_a_loop_that_hangs_is_restarted(machine: Machine) -> None:
-    machine.drop_in("watchdog", "[Service]\nWatchdogSec=2s\nRestartSec=100ms\n")
+    machine.drop_in("watchdog", "[Service]\nWatchdogSec=3s\nRestartSec=100ms\n")
     machine.systemctl("daemon-reload")
     machine.systemctl("start", "kubemux.service")
     before = machine.show("MainPID")["MainPID"]
     machine.systemctl("kill", "--signal=STOP", "--kill-who=main", "kubemux.service")
-    machine.until(Result="watchdog")
-    machine.until(ActiveState="active", NRestarts="1")
+    machine.wait(lambda: machine.show("NRestarts")["NRestarts"] != "0", "a restart")
+    machine.until(ActiveState="active")
     assert machine.show("MainPID")["MainPID"] != before
-    # PYTHONFAULTHANDLER reports where the loop hung.
+    # systemd's signal is SIGABRT, and PYTHONFAULTHANDLER reports where the loop hung.
     assert "Fatal Python error: Aborted" in machine.log.read_text()
 
 
@@ -401,7 +402,7 @@ def test_a_bad_configuration_is_not_tried_again(machine: Machine) -> None:
 
 
 def test_no_client_is_refused_during_a_restart(machine: Machine) -> None:
-    configure(machine, limits={"drain_timeout": "1s"})
+    configure(machine, limits={"drain_timeout": "30s"})
     machine.drop_in("soon", "[Service]\nRestartSec=100ms\n")
     machine.systemctl("daemon-reload")
     machine.systemctl("start", "kubemux.service")
@@ -428,10 +429,10 @@ def test_no_client_is_refused_during_a_restart(machine: Machine) -> None:
         machine.systemctl("kill", "--signal=KILL", "--kill-who=main", "kubemux.service")
         machine.until(NRestarts="1")
 
-    assert under_load(restart) == {}
+    assert under_load(restart) == {}, bad_ends(machine.log)
     failed = under_load(crash)  # a crash only ends the one connection that is open at that moment
     assert "ConnectionRefusedError" not in failed
-    assert sum(failed.values()) <= 1, failed
+    assert sum(failed.values()) <= 1, f"{failed}\n{bad_ends(machine.log)}"
 
     machine.systemctl("stop", "kubemux.service")
     machine.until(ActiveState="inactive", NFileDescriptorStore="0")
@@ -458,7 +459,7 @@ def test_a_group_has_a_socket_that_outlives_restarts(machine: Machine) -> None:
         "everybody": {"listen": f"unix:{everybody}", "mode": "0666"},
         "own": {"listen": f"unix:{own}", "mode": "0660", "group": "kube"},
     }
-    configure(machine, limits={"drain_timeout": "1s"}, entries=entries)
+    configure(machine, limits={"drain_timeout": "30s"}, entries=entries)
     machine.run("sh", "-euc", f"cd {CHECKOUT}\n{commands}")
     look = ("stat", "-c", "%a %G", group, everybody)
     assert machine.run(*look).stdout.splitlines()[0] == "660 kube"
@@ -480,7 +481,7 @@ def test_a_group_has_a_socket_that_outlives_restarts(machine: Machine) -> None:
     machine.until(ActiveState="active")
     served, failed = json.loads(clients.communicate("", timeout=60)[0])
     assert served > 1
-    assert failed == {}
+    assert failed == {}, bad_ends(machine.log)
     assert machine.run(*look).stdout.splitlines()[0] == "660 kube"
 
     machine.systemctl("stop", "kubemux-entry@kube.socket", "kubemux.service")
@@ -489,8 +490,8 @@ def test_a_group_has_a_socket_that_outlives_restarts(machine: Machine) -> None:
 
 def test_a_long_drain_is_waited_for(machine: Machine) -> None:
     """limits.drain_timeout may be longer than TimeoutStopSec=."""
-    machine.drop_in("hurry", "[Service]\nTimeoutStopSec=1s\n")
-    configure(machine, limits={"drain_timeout": "3s"})
+    machine.drop_in("hurry", "[Service]\nTimeoutStopSec=4s\n")
+    configure(machine, limits={"drain_timeout": "5s"})
     machine.systemctl("start", "kubemux.service")
     client = machine.start("python3", "-c", HOLDER)
     assert client.stdout is not None
