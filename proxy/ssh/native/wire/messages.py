@@ -6,6 +6,8 @@ ProtocolError if it is not exactly one message.
 
 from __future__ import annotations
 
+import struct
+from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -48,8 +50,9 @@ _with_number = Struct(">BII")
 _confirmation = Struct(">BIIII")
 _failure = Struct(">BIII")
 _open = Struct(">III")
+_open_and_length = Struct(">IIII")
+_port_and_length = Struct(">II")
 _uint32 = Struct(">I")
-_OPEN: Final = bytes((OPEN,))
 
 
 def put_data_header(buffer: memoryview, at: int, recipient: int, size: int) -> None:
@@ -85,14 +88,14 @@ def open_tcpip(
     `kind` is DIRECT to an SSH server; FORWARDED to a client, whose `target` is what it has registered.
     `target` and `origin` are host and port each. A DATA message to us may carry up to `largest` bytes.
     """
+    host, origin_host = target[0].encode(), origin[0].encode()
     return b"".join(
         (
-            _OPEN,
-            _string(kind),
-            _open.pack(sender, window, largest),
-            _string(target[0].encode()),
-            _uint32.pack(target[1]),
-            _string(origin[0].encode()),
+            _beginning(kind),
+            _open_and_length.pack(sender, window, largest, len(host)),
+            host,
+            _port_and_length.pack(target[1], len(origin_host)),
+            origin_host,
             _uint32.pack(origin[1]),
         )
     )
@@ -110,15 +113,23 @@ def open_failure(recipient: int, code: int, text: str) -> bytes:
     )
 
 
+@lru_cache(maxsize=2)
+def _beginning(kind: bytes) -> bytes:
+    return bytes((OPEN,)) + _string(kind)
+
+
 def _string(text: bytes) -> bytes:
     return _uint32.pack(len(text)) + text
 
 
 def recipient(message: memoryview) -> int:
     """Our number of the channel that a message is for."""
-    if len(message) < _recipient.size:
-        raise ProtocolError(f"a channel message of {len(message)} bytes")
-    return int(_recipient.unpack_from(message)[1])
+    number: int
+    try:
+        _, number = _recipient.unpack_from(message)
+    except struct.error:
+        raise ProtocolError(f"a channel message of {len(message)} bytes") from None
+    return number
 
 
 class Open(NamedTuple):

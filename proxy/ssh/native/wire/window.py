@@ -20,6 +20,7 @@ puts 128 KiB ahead of an answer.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from proxy.ssh.native.wire.errors import ProtocolError
@@ -46,6 +47,7 @@ TICK_S: Final = 1e-3
 """uvloop's clock counts milliseconds: it measures a shorter round trip as zero."""
 
 
+@lru_cache(maxsize=64)  # most windows have one of a few sizes
 def _enough(size: int) -> int:
     """How many consumed bytes make a grant, for a window of `size` bytes."""
     return min((size + 1) // 2, max(OFTEN, size // 8))
