@@ -80,8 +80,8 @@ def reconnect(gateway: str, config: Path) -> None:
 )
 @config_option
 def drain(name: str | None, caller: str | None, timeout: float, config: Path) -> None:
-    """Stop taking connections for CLUSTER or ROUTE, and wait until those it has have ended (or
-    limits.drain_timeout ends them). GATEWAY or SITE stands for all that leads through it.
+    """Stop taking connections for CLUSTER or ROUTE, and wait until its open connections have ended, or
+    limits.drain_timeout ends them. GATEWAY or SITE stands for all that leads through it.
 
     With --caller, end the connections of one caller, and go on taking connections.
     """

@@ -45,7 +45,7 @@ _INDENT: Final = " " * 15
 def probe(cluster: str, as_json: bool, verbose: bool, config: Path) -> None:
     """Probe CLUSTER once and explain, step by step, where it stops and what to do.
 
-    It needs no daemon; one that runs is asked to do it, as itself, where this user may not read the keys.
+    It needs no daemon. If this user may not read the keys, the running daemon sends the probe with its own.
     Exit codes: 0 its API server is alive, 1 it is not, 2 no such cluster, 78 bad configuration.
     """
     nobody.answer()

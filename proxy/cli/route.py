@@ -46,10 +46,10 @@ class Asked(click.ParamType[Endpoint]):
 )
 @config_option
 def route(asked: Endpoint, entry: str | None, config: Path) -> None:
-    """Say where a client is led that asks for HOST:PORT, which rule decides it, and why those before do not.
+    """Say where HOST:PORT leads, which rule decides that, and why the rules before it do not match.
 
-    It reads the configuration alone: nothing is connected, no name is resolved, and no API server asked for
-    its pods. Exit codes: 0 it leads somewhere, or may, 1 nowhere, 2 no such entry, 78 bad configuration.
+    It only reads the configuration: it makes no connection, resolves no name, and asks no API server for its
+    pods. Exit codes: 0 it leads somewhere, or may, 1 nowhere, 2 no such entry, 78 bad configuration.
     """
     loaded = load(config, Scrutiny.NONE)
     entries = [*loaded.entries, *([SSH] if loaded.ssh_server else [])]

@@ -71,7 +71,7 @@ class _Permit(click.ParamType[str]):
         return str(value)
 
 
-@site.command()
+@site.command(short_help="Add a site, and print what its machine needs.")
 @click.argument("name")
 @click.argument("public_key", metavar="[PUBLIC_KEY]", required=False)
 @click.option(
@@ -157,7 +157,7 @@ def add(
         say(printed[form]() if len(forms) != 1 else printed[form]().rstrip("\n"))
 
 
-@site.command()
+@site.command(short_help="Show the state of a site.")
 @click.argument("name")
 @config_option
 def show(name: str, config: Path) -> None:

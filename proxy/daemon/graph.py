@@ -307,7 +307,8 @@ class Graph:
     async def _drain(self, budget: float) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + budget
-        # First, because a destination without connections has drained: a client that came later would be cut.
+        # Before the drain of the destinations: that ends at once for one without connections, and would cut a
+        # client that comes after it.
         await self.entries.finish_requests(budget)
         left = max(0.0, end - loop.time())
         await asyncio.gather(*(one.drain(left, gently=budget > 0) for one in self._connections()))

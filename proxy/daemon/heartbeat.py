@@ -1,4 +1,4 @@
-"""What the daemon does about twice a second. What is idle, and may be there ten thousand times, is left out.
+"""What the daemon does about twice a second. Idle sites are left out: there may be ten thousand of them.
 
 A part that fails stops neither the other parts nor the messages to systemd's watchdog.
 """

@@ -37,8 +37,8 @@ class Stopping(ProxyError):
 async def reload(daemon: Daemon) -> ReloadResult:
     """Read the daemon's file again and apply it.
 
-    Raises ConfigError or Stopping, and then nothing has changed, except that keys which their files no longer
-    have let nobody in.
+    Raises ConfigError or Stopping. Then nothing has changed, with one exception: a key that is no longer in
+    its file lets nobody in.
     """
     if daemon.is_draining:
         raise Stopping("kubemux is being stopped")

@@ -55,7 +55,7 @@ class ServedSsh:
         on_keys: Callable[[], None],
         on_change: Callable[[], None],
     ) -> None:
-        """`on_keys` is called after the keys have been read again: open channels may be permitted no longer.
+        """`on_keys` is called after the keys have been read again: they may no longer permit open channels.
         `on_change` is called after a change that `status` shows.
         """
         self.listener: KeptListener | None = None

@@ -154,7 +154,7 @@ def _about_first(path: Sequence[Certificate], refused: Refused) -> Refused:
 
 
 def _best_first(child: Certificate, parents: Sequence[Certificate]) -> Sequence[Certificate]:
-    """`parents`, those with the key identifier that `child` names first.
+    """`parents`, sorted: those come first whose key identifier is the one that `child` names.
 
     The others are tried, too: the identifier is only a hint (RFC 5280 4.2.1.1).
     """

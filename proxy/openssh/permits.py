@@ -22,14 +22,14 @@ class Permit(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ValueError."""
+        """Read `HOST:PORT`. Raises ValueError."""
         match = _FORM.fullmatch(text)
         if match is None or (match[3] != "*" and not 1 <= int(match[3]) <= 65535):
             raise ValueError(f"{text[:80]!r} is not HOST:PORT")
         return cls((match[1] or match[2]).lower(), None if match[3] == "*" else int(match[3]))
 
     def covers(self, host: str, port: int) -> bool:
-        """Whether `host` and `port` are allowed by it. Case does not count."""
+        """Whether it allows `host` and `port`. Upper and lower case are the same."""
         if self.port not in {None, port}:
             return False
         return _matches(self.host, host.lower())

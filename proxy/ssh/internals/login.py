@@ -70,21 +70,21 @@ def on_host_key(conn: asyncssh.SSHClientConnection, verify: Callable[[bytes], as
 
 def on_login(
     conn: asyncssh.SSHClientConnection,
-    vouched: Callable[[], Awaitable[None]],
+    require_unrevoked: Callable[[], Awaitable[None]],
     shows: Callable[[asyncssh.SSHKeyPair], None],
     refused: Callable[[Sequence[str], bool], None],
 ) -> None:
-    """Wait for `vouched` before the login shows one of our public keys to the server.
+    """Wait for `require_unrevoked` before the login shows one of our public keys to the server.
 
-    `vouched` may raise LinkError, as `verify` of `on_host_key` may. `shows` is called with each key that is
-    shown. `refused` is called when the server refuses one: with the methods that it still accepts, and
-    whether the key was accepted as one step of several (RFC 4252 5.1).
+    `require_unrevoked` may raise LinkError, as `verify` of `on_host_key` may. `shows` is called with each key
+    that is shown. `refused` is called when the server refuses one: with the methods that it still accepts,
+    and whether the key was accepted as one step of several (RFC 4252 5.1).
     """
     requested, inner = conn.public_key_auth_requested, cast("Any", conn)
 
     async def requesting() -> asyncssh.SSHKeyPair | None:
         try:
-            await vouched()
+            await require_unrevoked()
         except LinkError as exc:
             raise asyncssh.HostKeyNotVerifiable(str(exc)) from exc
         pair = await requested()

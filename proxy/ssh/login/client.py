@@ -62,7 +62,7 @@ class Login(asyncssh.SSHClient):
         internals.on_host_key(conn, self._verify)
         internals.on_host_keys(conn, partial(self._host_keys_announced, conn))
         internals.on_greeting(conn, self._greeted)
-        internals.on_login(conn, self.vouched, self._shows, self._refused)
+        internals.on_login(conn, self.require_unrevoked, self._shows, self._refused)
         self._conn = ref(conn)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -71,7 +71,7 @@ class Login(asyncssh.SSHClient):
         if self._on_lost is not None:
             self._on_lost(exc)
 
-    async def vouched(self) -> None:
+    async def require_unrevoked(self) -> None:
         """Look the server's key up in the revocation lists. Raises LinkError."""
         while self._krls:
             krl = self._krls[0]

@@ -213,7 +213,7 @@ class _Chain:
                 started = loop.time()
                 self.conns.append(await shake_hands(prepared, server, tunnel, agent, client))
                 # A server that asks for no key has not been checked against the revocation lists yet.
-                await client.vouched()
+                await client.require_unrevoked()
         except TimeoutError as exc:
             if isinstance(tunnel, Tcp) and not tunnel.connected_at:
                 raise ConnectTimeout(f"no TCP connection to {server} within {seconds:g} s") from exc

@@ -41,14 +41,14 @@ async def shake_hands(
             # The server has not refused us if it accepted the key and only the agent did not sign.
             failure.is_counted = client.heard.is_refused
             raise failure from exc
-        who = identity(prepared.options) + _reservations(prepared)
+        who = identity(prepared.options) + _likely_causes(prepared)
         failure = describe_handshake(server, exc, who=who, heard=client.heard)
         if isinstance(tunnel, ProxyCommand) and is_hung_up(exc):
             failure = await tunnel.explain(failure, "before the SSH handshake was done")
         raise failure from exc
 
 
-def _reservations(prepared: Prepared) -> str:
+def _likely_causes(prepared: Prepared) -> str:
     """Facts that may explain why a server refuses us without a reason."""
     now = time.time()
     said = [

@@ -190,10 +190,10 @@ def _write(
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Keep other daemons from writing `path` meanwhile, by a lock of its folder: the file itself is replaced.
+    """Keep other daemons from writing `path` meanwhile.
 
-    A file system without such locks, such as NFS for a folder, is written to all the same: what is lost there
-    is learned at the next login.
+    The lock is that of the folder, because each write replaces the file itself. Some file systems have no
+    such locks (NFS, for a folder). There, a key may be lost, and is learned again at the next login.
     """
     doing(f"waiting for another kubemux to write {path}")
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
