@@ -209,7 +209,7 @@ class Link:
             )
         self.idle.clear()
         if opening is None:
-            opening = Opening(target)
+            opening = Opening(self._loop, target)
         opening.channel = channel = self._plane.open(window, target, origin, opening.answered)
         self._openings[opening] = None
         if is_needed:

@@ -18,10 +18,10 @@ class Opening:
     channel: Channel
     """Set from the request until the client's task has the answer."""
 
-    def __init__(self, target: Endpoint) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, target: Endpoint) -> None:
         """`target` is what the client wants to reach, for messages."""
         self.target = target
-        self.answer: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[Refusal | None] = loop.create_future()
         """For the client. It raises ProxyError only in a subclass."""
         self.has_answer = False
         """Whether the peer has opened or refused the channel."""

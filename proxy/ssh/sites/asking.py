@@ -8,6 +8,7 @@ at the end: a task and a deadline for each step took 30 % more CPU than a fixed 
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol
 
 from proxy.errors import ChannelError, LinkDown, ProxyError
@@ -32,9 +33,11 @@ class Asking(Opening):
 
     __slots__ = ("_question", "_reply")
 
-    def __init__(self, target: Endpoint, question: bytes, reply: Reply) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, target: Endpoint, question: bytes, reply: Reply
+    ) -> None:
         """`question` is what the server gets as soon as the channel is open."""
-        super().__init__(target)
+        super().__init__(loop, target)
         self._question = question
         self._reply = reply
 
@@ -44,14 +47,14 @@ class Asking(Opening):
             super().answered(refusal)
             return
         self.has_answer = True
-        self.channel.attach(self)
-        left = memoryview(self._question)
-        while left and not self.answer.done():
-            buffer = self.channel.get_buffer(len(left))
-            piece = left[: len(buffer)]
-            buffer[: len(piece)] = piece
-            self.channel.buffer_updated(len(piece))
-            left = left[len(piece) :]
+        channel, left = self.channel, self._question
+        channel.attach(self)
+        while left:
+            buffer = channel.get_buffer(len(left))
+            size = min(len(left), len(buffer))
+            buffer[:size] = left[:size]
+            channel.buffer_updated(size)
+            left = left[size:]
 
     def _fail(self, error: ProxyError) -> None:
         if not self.answer.done():

@@ -104,6 +104,8 @@ class Forwards:
 
     def fixed(self, target: Endpoint) -> Endpoint | None:
         """The fixed forward for clients that ask for `target`."""
+        if target in self._fixed:
+            return target
         one = Endpoint(target.host.lower(), target.port)
         return one if one in self._fixed else None
 

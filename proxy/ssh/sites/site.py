@@ -62,6 +62,7 @@ class Site:
         self.config = config
         self.permit = Permit(name, config)
         """What may be asked of it."""
+        self._loop = asyncio.get_running_loop()
         self._on_change = on_change
         self._report = report = Report(name, record, remedy=remedy)
         self._links: Links[SiteLink] = Links()
@@ -162,8 +163,8 @@ class Site:
         """See `proxy.relay.interfaces.Way`. Also raises ChannelProhibited if `permit` does not allow the
         target.
         """
-        self.permit.require(target)
-        loop = asyncio.get_running_loop()
+        permit, loop = self.permit, self._loop
+        permit.require(target)
         while True:
             while not self._waiting.up.is_set():  # the link may be lost before this task runs
                 await self._waiting.for_link(hold_until)
@@ -176,16 +177,17 @@ class Site:
                     raise
                 await asyncio.wait([link.closed], timeout=hold_until - loop.time())
             else:
-                return self._if_permitted(channel, target)
+                if self.permit is not permit:
+                    self._recheck(channel, target)
+                return channel
 
-    def _if_permitted(self, channel: Channel, target: Endpoint) -> Channel:
-        """`channel`, unless a reload has narrowed `permit` while it was opened."""
+    def _recheck(self, channel: Channel, target: Endpoint) -> None:
+        """Abort the channel if a reload has narrowed `permit` while it was opened."""
         try:
             self.permit.require(target)
         except ChannelProhibited:
             channel.abort()
             raise
-        return channel
 
     def _choose(self, target: Endpoint) -> SiteLink:
         self.is_awake = True

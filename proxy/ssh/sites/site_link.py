@@ -89,7 +89,7 @@ class SiteLink(Link):
                 f"{self.server} has no forward for {target}; it has {has}",
                 hint=f"the ssh of the site needs -R {self.forwards.site}:1080, or -R {target}:HOST:PORT",
             )
-        asking = Asking(target, question(target), Answer(self.server, target))
+        asking = Asking(self._loop, target, question(target), Answer(self.server, target))
         return await self.open_channel(
             server, origin=origin, timeout=timeout, is_needed=is_needed, opening=asking
         )
@@ -99,7 +99,7 @@ class SiteLink(Link):
         `forward` or is no SOCKS5 server, LinkDown if the link is lost.
         """
         if forward == self.forwards.dynamic:
-            asking = Asking(forward, DECLINE, Declined(self.server))
+            asking = Asking(self._loop, forward, DECLINE, Declined(self.server))
             try:
                 channel = await self.open_channel(
                     forward, origin=_OURSELVES, timeout=timeout, is_needed=False, opening=asking
