@@ -280,13 +280,14 @@ def test_kubectl_shows_the_message_of_each_refusal(cluster: Cluster, daemon: Dae
         daemon.wait_for(said, partial(is_told, said))
 
     # The link is lost before the answer.
-    def active() -> float:
-        return daemon.metric("kubemux_entry_connections_active", entry="egress")
+    def clients() -> int:
+        entries = {one["name"]: one for one in json.loads(daemon.get("/status")[1])["entries"]}
+        return int(entries["egress"]["connections_total"])
 
-    before = active()
+    before = clients()
     node.pause()
     with cluster.kubectl.started(*hello) as waits:
-        daemon.wait_for("it waits", lambda: active() > before)
+        daemon.wait_for("it waits", lambda: clients() > before)
         node.stop()
         _, said = waits.communicate(timeout=SECONDS)
     assert f"503 kubemux: {NODE}: link_down (" in said

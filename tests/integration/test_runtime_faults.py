@@ -131,7 +131,7 @@ async def test_a_frozen_sshd_is_noticed_in_time(
             )
         }
         gateways = {
-            "edge": gateway(sshd, keepalive={"interval": "1s", "max_missed": 3}, connect_timeout="1s")
+            "edge": gateway(sshd, keepalive={"interval": "1s", "max_missed": 3}, connect_timeout="3s")
         }
         async with running(tmp_path / "daemon", gateways=gateways, clusters=clusters) as daemon:
             await wait_up(daemon, "prod")
@@ -148,7 +148,7 @@ async def test_a_frozen_sshd_is_noticed_in_time(
                 lost = await wait_for_log(daemon, "link lost")
                 assert lost["reason"] == "keepalive_timeout"
                 failed = await wait_for_log(daemon, "gateway dial failed", reason="connect_timeout")
-                assert "did not finish the SSH handshake within 1 s" in str(failed["message"])
+                assert "did not finish the SSH handshake within 3 s" in str(failed["message"])
             finally:
                 await asyncio.to_thread(sshd.resume)
             await closed(writer)

@@ -244,7 +244,7 @@ async def test_a_link_lost_in_use_is_dialled_for_waiting_clients(sshd_factory: S
 
 async def test_a_link_that_is_kept_unused_is_still_asked_whether_it_is_there(sshd: Sshd) -> None:
     """So the next client does not get one that is dead."""
-    config = config_for(sshd, dial="on_demand", keepalive={"interval": "200ms", "max_missed": 2})
+    config = config_for(sshd, dial="on_demand", keepalive={"interval": "500ms", "max_missed": 5})
     async with Echo() as server, started(config) as gateway:
         (await channel(gateway, server.endpoint)).abort()
         await until(lambda: gateway.channels == 0)
