@@ -23,6 +23,7 @@ from proxy.config.loader import load
 from proxy.config.matches import Match
 from proxy.config.model import Config, SshServerConfig
 from proxy.config.scrutiny import Scrutiny
+from proxy.config.ssh_rules import site_name
 from proxy.errors import ConfigError, Problem, UnknownName
 from proxy.kubeconfig.file import WriteFailed
 from proxy.runtime.endpoint import Endpoint
@@ -127,6 +128,10 @@ def add(
         raise click.UsageError("which key? Give PUBLIC_KEY or --key, not both.")
     loaded = load(config, Scrutiny.NONE)
     if public_key is None and key_file is None and name not in loaded.sites:
+        if problems := [
+            Problem(0, f"sites.{name}", one.message, one.hint) for one in site_name(loaded, name)
+        ]:
+            raise ConfigError(str(config), problems)
         _explain_key(name, server or _server(loaded, config).listen, permit)
         click.get_current_context().exit(EX_USAGE)
     there, host_keys = server or _own_address(loaded, config), _host_keys(loaded, config)

@@ -19,7 +19,7 @@ def check(config: Config) -> Iterator[Finding]:
     """What is wrong with `ssh_server`, `sites` and `users`."""
     yield from _server(config)
     for name in config.sites:
-        yield from _site_name(config, name)
+        yield from site_name(config, name)
     yield from _permits(config)
     for kind, sections in (("sites", config.sites), ("users", config.users)):
         for name, section in sections.items():
@@ -72,7 +72,8 @@ def not_permitted(name: str, site: SiteConfig, target: Endpoint) -> str:
     return why
 
 
-def _site_name(config: Config, name: str) -> Iterator[Finding]:
+def site_name(config: Config, name: str) -> Iterator[Finding]:
+    """What is wrong with the name of a site, which need not be in `config` yet."""
     loc: Loc = ("sites", name)
     if name == DIRECT:
         yield Finding(loc, "`direct` is reserved: it means no gateway at all", "give the site another name")
@@ -85,7 +86,10 @@ def _site_name(config: Config, name: str) -> Iterator[Finding]:
             loc, "`localhost` is what `ssh -R` without a name means", "choose a name like factory-7"
         )
     elif not _is_host_name(name):
-        message = f"{shown(name)} is no host name, and clients ask for NODE.{name}"
+        why = (
+            "ends in a number, as only addresses do" if name.split(".")[-1].isdecimal() else "is no host name"
+        )
+        message = f"{shown(name)} {why}, and clients ask for NODE.{name}"
         yield Finding(loc, message, "choose a name like factory-7")
     elif name != name.lower():
         message = "has capitals, which clients do not send: they ask for names in lower case"

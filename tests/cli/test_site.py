@@ -203,11 +203,14 @@ def test_a_key_is_one_identity(desk: Desk) -> None:
         ("direct", "`direct` is reserved"),
         ("Factory", "has capitals"),
         ("../factory", "is no host name"),
+        ("factory.7", "'factory.7' ends in a number, as only addresses do"),
     ],
 )
 def test_names_that_no_site_may_have(desk: Desk, name: str, message: str) -> None:
+    """They are refused before the site makes a key, too."""
     said = desk.refused(name, public(new_key(desk.folder / "site")), code=78)
     assert message in said
+    assert message in desk.refused(name, code=78)
 
 
 def test_another_existing_file_is_not_overwritten(desk: Desk) -> None:
