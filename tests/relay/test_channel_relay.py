@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from proxy.errors import LinkLost, MemoryExhausted, ProxyError
 from proxy.errors.reasons import Reason
 from proxy.metrics import Traffic
-from proxy.relay import channel_relay
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.channel_relay import ChannelRelay
+from proxy.relay.direction import TURN
 from proxy.relay.interfaces import ChannelUser, Relay
 from tests.support.echo import pattern
 
@@ -193,13 +193,13 @@ async def test_a_sink_that_is_full_from_the_start_is_respected() -> None:
 
 async def test_a_turn_copies_a_bounded_number_of_bytes() -> None:
     pair = await Pair().started()
-    data = pattern(5 * channel_relay.TURN + 1)
+    data = pattern(5 * TURN + 1)
     pair.cluster.says(data)
     assert pair.cluster.is_paused()
-    assert len(pair.client.sent) == channel_relay.TURN
+    assert len(pair.client.sent) == TURN
     await until(lambda: not pair.cluster.is_paused())
     assert bytes(pair.client.sent) == data
-    assert pair.client.largest <= channel_relay.TURN
+    assert pair.client.largest <= TURN
 
 
 @pytest.mark.parametrize(
