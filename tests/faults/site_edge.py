@@ -19,7 +19,7 @@ RIVALS: Final = {
     "keepalive": {"interval": "30s", "max_missed": 2},
 }
 END_S: Final = 60.0
-SPEAKS: Final = ("ServerAliveInterval=1", "ServerAliveCountMax=2", "LogLevel=VERBOSE")
+SPEAKS: Final = ("ServerAliveInterval=1", "ServerAliveCountMax=4", "LogLevel=VERBOSE")
 
 
 class SiteEdge:

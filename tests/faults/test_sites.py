@@ -19,8 +19,8 @@ from tests.support.site import RemoteSite
 
 pytestmark = pytest.mark.sshd
 
-SHORT: Final = {"interval": "200ms", "max_missed": 2}
-ENDS_S: Final = 5.0
+SHORT: Final = {"interval": "500ms", "max_missed": 5}
+ENDS_S: Final = 30.0
 """A connection must be closed within these seconds after its key was removed."""
 SILENT: Final = frozenset({"keepalive_timeout"})
 
