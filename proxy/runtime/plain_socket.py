@@ -7,7 +7,7 @@ from typing import Any
 
 
 class PlainSocket(socket.socket):
-    """A listening socket, or one that it has accepted.
+    """A non-blocking listening socket, or a socket that it has accepted.
 
     `socket.socket` makes an enum each time when it is asked for its family or its type: 0.5 us. For each
     client, `accept` asks twice, and uvloop three times.
@@ -18,5 +18,6 @@ class PlainSocket(socket.socket):
     type = socket.SocketType.type  # type: ignore[assignment]
 
     def accept(self) -> tuple[PlainSocket, Any]:
-        sock, address = super().accept()
-        return PlainSocket(self.family, self.type, self.proto, sock.detach()), address
+        # As `socket.socket.accept` does. To make its result again would take one more system call.
+        descriptor, address = self._accept()  # type: ignore[attr-defined]
+        return PlainSocket(self.family, self.type, self.proto, descriptor), address
