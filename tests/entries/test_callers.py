@@ -38,7 +38,7 @@ def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]
 
         def connect() -> tuple[socket.socket, socket.socket]:
             client = stack.enter_context(socket.socket(server.family))
-            client.settimeout(10)
+            client.settimeout(60)
             client.connect(server.getsockname())
             return client, stack.enter_context(server.accept()[0])
 

@@ -281,7 +281,7 @@ async def test_clients_that_come_in_one_turn_each_end_another_one(monkeypatch: p
             ours.setblocking(False)
             one.entry.accept(ours, Caller(None))
             assert f"requests={min(2, one.record.opened)} " in repr(one.entry)
-            theirs.settimeout(10)
+            theirs.settimeout(60)
         await one.results(*[Reason.SHUTDOWN] * 3)
         assert one.record.active == 2
     for _, theirs in pairs:

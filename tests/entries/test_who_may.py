@@ -41,7 +41,7 @@ def connect() -> Iterator[Connect]:
 
         def connect(uid: int) -> tuple[socket.socket, socket.socket]:
             with as_user(uid):
-                client = stack.enter_context(socket.create_connection(server.getsockname(), timeout=10))
+                client = stack.enter_context(socket.create_connection(server.getsockname(), timeout=60))
             return client, stack.enter_context(server.accept()[0])
 
         yield connect

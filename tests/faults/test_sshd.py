@@ -81,7 +81,7 @@ async def occupy(bed: Bed) -> None:
 
 def _sit_down(bed: Bed) -> None:
     while True:
-        intruder = socket.create_connection((bed.edge.host, bed.edge.port), timeout=10)
+        intruder = socket.create_connection((bed.edge.host, bed.edge.port), timeout=60)
         if intruder.recv(4) == b"SSH-":
             return bed.keep(intruder)
         # "Exceeded MaxStartups": sshd still counts the connection that waited for its version line.

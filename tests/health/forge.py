@@ -249,7 +249,7 @@ class TlsServer:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
-            sock.settimeout(10)
+            sock.settimeout(60)
             with sock, suppress(OSError), self._context.wrap_socket(sock, server_side=True) as tls:
                 head = b""
                 while b"\r\n\r\n" not in head and (data := tls.recv(4096)):

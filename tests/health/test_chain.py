@@ -96,14 +96,14 @@ async def test_a_server_that_is_not_trusted_sees_no_client_certificate(
     def serve(listener: socket.socket) -> None:
         sock, _ = listener.accept()
         with sock:
-            sock.settimeout(10)
+            sock.settimeout(60)
             with tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False) as server:
                 with suppress(OSError):
                     server.do_handshake()
                 shown.extend(getattr(server, "_sslobj").get_unverified_chain() or ())  # noqa: B009
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(10)
+        listener.settimeout(60)
         endpoint = Endpoint(*listener.getsockname())
         ours = {"client_cert": str(pki.client.cert), "client_key": str(pki.client.key)}
         outcome, _ = await asyncio.gather(

@@ -290,7 +290,7 @@ async def test_a_client_certificate_is_shown_when_there_is_one(pki: Pki, version
     tls.maximum_version = version
     ca, ours = pki.authority.ca.cert, pki.client
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(10)
+        listener.settimeout(60)
         endpoint = Endpoint(*listener.getsockname())
 
         async def probed_once(config: ClusterConfig) -> Outcome:

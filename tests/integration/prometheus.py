@@ -24,7 +24,7 @@ class Prometheus:
     def query(self, expression: str) -> dict[str, float]:
         """The values of an expression, by the label `cluster` (empty if there is none)."""
         url = f"http://127.0.0.1:{self.port}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             results = json.load(answer)["data"]["result"]
         return {one["metric"].get("cluster", ""): float(one["value"][1]) for one in results}
 

@@ -82,14 +82,14 @@ async def test_a_blackholed_api_server_costs_its_time_once(
         silent = Endpoint("127.0.0.1", full.getsockname()[1])
         async with Https(certificates) as server:
             section = cluster(port, silent, server.endpoint, ca=certificates.ca, probe={"interval": "1h"})
-            gateways = {"edge": gateway(sshd, connect_timeout="3s")}
+            gateways = {"edge": gateway(sshd, connect_timeout="5s")}
             async with running(tmp_path / "daemon", gateways=gateways, clusters={"prod": section}) as daemon:
                 await wait_for_log(daemon, "link up")
                 loop = asyncio.get_running_loop()
                 since = loop.time()
                 assert await get(port, certificates) == 200
-                assert loop.time() - since < 6.0, "its time is spent once"
+                assert loop.time() - since < 10.0, "its time is spent once"
                 await wait_for_log(daemon, "next API server", failed=str(silent))
                 since = loop.time()
                 assert await get(port, certificates) == 200
-                assert loop.time() - since < 3.0, "the silent server is not tried again"
+                assert loop.time() - since < 5.0, "the silent server is not tried again"

@@ -241,7 +241,7 @@ def test_sigterm_ends_a_start_that_hangs(sshd: Sshd, tmp_path: Path, disk: tuple
         daemon.signal(signal.SIGTERM)
         began = time.monotonic()
         assert daemon.wait_ended(seconds=AT_ONCE_S) in {0, -signal.SIGTERM}
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 4.5
         # The test does not read the daemon's log, which it writes to after 5 s.
         _eventually(lambda: not _readers(daemon))
     finally:
@@ -264,7 +264,7 @@ def test_sigterm_ends_a_reload_that_hangs(sshd: Sshd, tmp_path: Path, disk: tupl
         _eventually(lambda: bool(_readers(daemon)))
         began = time.monotonic()
         daemon.stop()
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 4.5
         assert not _readers(daemon), "the reader's process is ended"
 
 

@@ -294,7 +294,7 @@ class Scene:
     def krl(self, name: str, *words: str) -> None:
         options = words[:-1]
         command = ["ssh-keygen", "-q", "-k", "-f", str(self.folder / name), *options, words[-1]]
-        subprocess.run(command, check=True, capture_output=True, timeout=10)
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
 
     def config(self, case: Case) -> Path:
         """An ssh_config for `edge`, in a folder of its own."""

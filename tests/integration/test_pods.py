@@ -61,10 +61,10 @@ def addresses() -> Iterator[tuple[str, str]]:
     prefix = f"198.19.{secrets.randbelow(256)}.{secrets.randbelow(128) * 2}"
     one, other = prefix, prefix.rpartition(".")[0] + f".{int(prefix.rpartition('.')[2]) + 1}"
     for address in (one, other):
-        subprocess.run(["ip", "address", "add", f"{address}/32", "dev", "lo"], check=True, timeout=10)
+        subprocess.run(["ip", "address", "add", f"{address}/32", "dev", "lo"], check=True, timeout=60)
     yield one, other
     for address in (one, other):
-        subprocess.run(["ip", "address", "del", f"{address}/32", "dev", "lo"], check=True, timeout=10)
+        subprocess.run(["ip", "address", "del", f"{address}/32", "dev", "lo"], check=True, timeout=60)
 
 
 ACCOUNT, *ROLE = pages.block("docs/notebooks.md", "The role", "yaml").split("---\n")

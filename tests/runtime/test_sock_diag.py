@@ -46,7 +46,7 @@ def connected(stack: ExitStack, family: int, listen: str, to: str) -> tuple[sock
     server = stack.enter_context(
         socket.create_server((listen, 0), family=family, dualstack_ipv6=listen == "::")
     )
-    client = stack.enter_context(socket.create_connection((to, server.getsockname()[1]), timeout=10))
+    client = stack.enter_context(socket.create_connection((to, server.getsockname()[1]), timeout=60))
     return client, stack.enter_context(server.accept()[0])
 
 

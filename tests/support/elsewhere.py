@@ -19,7 +19,7 @@ _MACHINE = 'mount --bind "$0" /etc/hosts; echo ready; exec sleep infinity'
 
 def _ip(*words: str, inside: str | None = None) -> None:
     into = ["nsenter", "--target", inside, "--net"] if inside else []
-    subprocess.run([*into, "ip", *words], check=True, capture_output=True, timeout=10)
+    subprocess.run([*into, "ip", *words], check=True, capture_output=True, timeout=60)
 
 
 class FarSshd(Sshd):

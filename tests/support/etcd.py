@@ -35,6 +35,6 @@ def _base64(text: str) -> str:
 
 def _ask(etcd: str, method: str, question: Mapping[str, object]) -> dict[str, dict[str, str]]:
     url, body = f"{etcd}/v3/kv/{method}", json.dumps(question).encode()
-    with urllib.request.urlopen(url, body, timeout=10) as answer:  # noqa: S310 - our own URL
+    with urllib.request.urlopen(url, body, timeout=60) as answer:  # noqa: S310 - our own URL
         said: dict[str, dict[str, str]] = json.load(answer)
         return said

@@ -106,7 +106,7 @@ def paramiko_server(folder: Path, *, rekey_bytes: int) -> Iterator[GatewayConfig
             yield gateway_config(folder, int(port), host_key, key)
         finally:
             process.kill()
-            process.wait(timeout=10)
+            process.wait(timeout=60)
 
 
 @asynccontextmanager
@@ -155,7 +155,7 @@ async def dropbear_server(folder: Path) -> AsyncIterator[GatewayConfig]:
             with suppress(ProcessLookupError):  # the session has just ended by itself
                 os.kill(pid, signal.SIGKILL)
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 async def _listening(port: int) -> None:

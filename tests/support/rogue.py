@@ -83,7 +83,7 @@ class Rogue:
         if process is not None and process.stdout is not None:
             process.kill()
             process.stdout.close()
-            process.wait(timeout=10)
+            process.wait(timeout=60)
 
 
 class _Forwarding(asyncssh.SSHServer):

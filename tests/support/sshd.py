@@ -28,7 +28,7 @@ HOST = "127.0.0.1"
 @cache
 def _penalties() -> str:
     """The option that keeps sshd 9.8 and newer from refusing an address after failures: all tests use one."""
-    version = subprocess.run(["ssh", "-V"], check=True, capture_output=True, text=True, timeout=10).stderr
+    version = subprocess.run(["ssh", "-V"], check=True, capture_output=True, text=True, timeout=60).stderr
     match = re.match(r"OpenSSH_(\d+)\.(\d+)", version)
     return "PerSourcePenalties no" if match and (int(match[1]), int(match[2])) >= (9, 8) else ""
 
@@ -188,7 +188,7 @@ class Sshd:
             self._process.send_signal(signal.SIGSTOP)
             self._sessions |= descendants(self._process.pid)
             self._process.kill()
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=60)
             self._process = None
 
     def sessions(self) -> set[int]:
