@@ -58,6 +58,12 @@ class DataPlane(Protocol):
         `on_answer` may be called before this returns.
         """
 
+    def send_directly(self, message: bytes) -> bool:
+        """Send a message that is not for a channel, past asyncssh. Returns False if the plane cannot.
+
+        Do not call it during a key exchange.
+        """
+
     def lost(self, error: LinkError) -> None:
         """End every channel: the connection has ended. Idempotent."""
 

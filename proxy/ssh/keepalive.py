@@ -53,7 +53,7 @@ class Keepalive:
         self._conn = conn
         self._plane = plane
         self._loop = asyncio.get_running_loop()
-        self._ask = internals.pinger(conn, self._answered)
+        self._ask = internals.pinger(conn, self._answered, plane.send_directly)
         self._settings: KeepaliveConfig | None = None
         self._interval = 0.0
         self._on_rtt: Callable[[float], None]

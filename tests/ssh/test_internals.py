@@ -42,7 +42,7 @@ async def rekeyed(conn: asyncssh.SSHClientConnection) -> None:
     async with asyncio.timeout(30):
         while internals.is_exchanging_keys(conn):
             answered = asyncio.Event()
-            internals.pinger(conn, answered.set)()
+            internals.pinger(conn, answered.set, lambda _: False)()
             await answered.wait()
             assert not internals.is_gone(conn), "the key exchange did not fail"
 
@@ -73,4 +73,26 @@ async def test_a_key_exchange_that_had_begun_before_goes_on(sshd: Sshd) -> None:
         link = linked(result)
         await rekeyed(conn)
         assert (link.error, link.data_plane) == (None, "asyncssh")
+        await link.close()
+
+
+@pytest.mark.parametrize("is_exchanging", [False, True])
+async def test_answers_belong_to_their_requests(sshd: Sshd, *, is_exchanging: bool) -> None:
+    """sshd grants one of them, and refuses the keepalives before and after it."""
+    answers: asyncio.Queue[None] = asyncio.Queue()
+    async with dialled(config_for(sshd)) as result, asyncio.timeout(30):
+        link, conn = linked(result), result.conns[-1]
+        ask = internals.pinger(conn, lambda: answers.put_nowait(None), link._plane.send_directly)
+        key = asyncssh.read_private_key(sshd.host_key).public_data
+        ask()
+        if is_exchanging:
+            begin_key_exchange(conn)
+            ask()
+        proofs = asyncio.get_running_loop().create_task(internals.prove_host_keys(conn, [key]))
+        await asyncio.sleep(0)  # it begins
+        ask()
+        assert len(await proofs or ()) == 1
+        for _ in range(3 if is_exchanging else 2):
+            await answers.get()
+        assert link.error is None
         await link.close()

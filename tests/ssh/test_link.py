@@ -219,8 +219,10 @@ async def test_a_measurement_goes_on_when_the_callbacks_change(
     after: asyncio.Queue[float] = asyncio.Queue()
     sent, pinger, is_sent = 0, internals.pinger, asyncio.Event()
 
-    def counting(conn: internals.Connection, answered: Callable[[], None]) -> Callable[[], None]:
-        ask = pinger(conn, answered)
+    def counting(
+        conn: internals.Connection, answered: Callable[[], None], send: Callable[[bytes], bool]
+    ) -> Callable[[], None]:
+        ask = pinger(conn, answered, send)
 
         def asking() -> None:
             nonlocal sent

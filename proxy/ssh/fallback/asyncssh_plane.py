@@ -176,6 +176,11 @@ class AsyncsshPlane:
             self.error = self._why_ended() or describe_loss(self._server, exc)
         return self.error
 
+    def send_directly(self, message: bytes) -> bool:
+        """See `proxy.ssh.data_plane.DataPlane`: asyncssh sends everything."""
+        del message
+        return False
+
     def lost(self, error: LinkError) -> None:
         """The connection has ended; asyncssh tells its channels itself."""
         self.error = error

@@ -29,6 +29,7 @@ from proxy.ssh.internals.connection import pinger as pinger
 from proxy.ssh.internals.connection import received as received
 from proxy.ssh.internals.connection import session_id as session_id
 from proxy.ssh.internals.connection import stop_keepalive as stop_keepalive
+from proxy.ssh.internals.connection import take_answer as take_answer
 from proxy.ssh.internals.login import connect as connect
 from proxy.ssh.internals.login import forget_login as forget_login
 from proxy.ssh.internals.login import offers as offers

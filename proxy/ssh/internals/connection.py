@@ -12,6 +12,9 @@ from proxy.ssh.internals.parts import Connection
 
 _MSG_UNIMPLEMENTED = 3
 _MSG_REQUEST_FAILURE = 82
+_KEEPALIVE: Final = b"keepalive@openssh.com"
+_KEEPALIVE_MESSAGE: Final = b"\x50" + len(_KEEPALIVE).to_bytes(4) + _KEEPALIVE + b"\x01"
+"""GLOBAL_REQUEST, the request's name, and that an answer is wanted."""
 
 
 def limit_packets(conn: Connection, nbytes: int) -> None:
@@ -48,19 +51,38 @@ def is_gone(conn: Connection) -> bool:
     return cast("Any", conn)._transport is None
 
 
-def pinger(conn: Connection, answered: Callable[[], None]) -> Callable[[], None]:
+def pinger(
+    conn: Connection, answered: Callable[[], None], send: Callable[[bytes], bool]
+) -> Callable[[], None]:
     """Returns a function that asks the peer for an answer; `answered` is called when it has come, or when the
     connection ends.
 
-    An SSH server or client refuses a global request that it does not know (RFC 4254 4).
+    An SSH server or client refuses a global request that it does not know (RFC 4254 4). `send` sends a
+    message for less CPU than asyncssh, and returns False if it cannot. It is not called during a key
+    exchange: asyncssh may keep other requests until the exchange ends, and the answers come in the order in
+    which the requests were sent.
     """
     inner, waiter = cast("Any", conn), _Waiter(answered)
 
     def ask() -> None:
         inner._global_request_waiters.append(waiter)
-        inner._send_global_request(b"keepalive@openssh.com", want_reply=True)
+        if is_exchanging_keys(conn) or not send(_KEEPALIVE_MESSAGE):
+            inner._send_global_request(_KEEPALIVE, want_reply=True)
 
     return ask
+
+
+def take_answer(conn: Connection) -> bool:
+    """The peer has answered a global request. If that is the request of a pinger, call its `answered`.
+    Otherwise, or if asyncssh is busy with a packet, return False: asyncssh must get the answer.
+    """
+    inner = cast("Any", conn)
+    waiters = inner._global_request_waiters
+    if not waiters or not isinstance(waiters[0], _Waiter) or inner._recv_handler != inner._recv_pkthdr:
+        return False
+    inner._auth_final = True  # as asyncssh does: the peer may not log in again
+    waiters.pop(0).set_result(None)
+    return True
 
 
 class _Waiter:

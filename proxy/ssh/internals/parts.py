@@ -42,6 +42,8 @@ _CONNECTION_PARTS = (
     "_recv_seq",
     "_session_id",
     "_recv_handler",
+    "_recv_pkthdr",
+    "_auth_final",
     "_inpbuf",
     "_owner",
     *KEXINITS,

@@ -189,6 +189,11 @@ class NativePlane:
         self._requests.ended(channel)
         self._on_ended()
 
+    def send_directly(self, message: bytes) -> bool:
+        """See `proxy.ssh.data_plane.DataPlane`."""
+        self._outgoing.put(message)
+        return True
+
     def lost(self, error: LinkError) -> None:
         """The connection has ended: end every channel with `error`."""
         self.error = error

@@ -19,6 +19,8 @@ KEXINIT: Final = 20
 NEWKEYS: Final = 21
 FIRST: Final = 80
 """The connection protocol's messages begin here (RFC 4250 4.1.2). A key exchange delays all of them."""
+RESPONSES: Final = (81, 82)
+"""REQUEST_SUCCESS and REQUEST_FAILURE: the answers to global requests."""
 OPEN: Final = 90
 OPEN_CONFIRMATION: Final = 91
 OPEN_FAILURE: Final = 92
