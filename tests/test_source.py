@@ -121,8 +121,8 @@ CALLED_BY_OTHERS = {
     "prometheus-client calls it": "_boot_time",
     "pydantic calls it": "default_schema field_title_should_be_set nullable_schema",
     "pytest calls it": """pytest_asyncio_loop_factories pytest_collection_modifyitems pytest_configure
-        pytest_generate_tests pytest_itemcollected pytest_runtest_logreport pytest_runtest_setup
-        pytest_runtest_teardown pytest_terminal_summary pytest_xdist_make_scheduler""",
+        pytest_generate_tests pytest_itemcollected pytest_make_collect_report pytest_runtest_logreport
+        pytest_runtest_setup pytest_runtest_teardown pytest_terminal_summary pytest_xdist_make_scheduler""",
     "pytest reads it": "pytest_plugins pytestmark",
     "pytest-xdist calls it": "_split_scope",
     "ruamel.yaml reads it": """Scanner ignore_aliases implicit max_depth preserve_quotes

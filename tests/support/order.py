@@ -4,11 +4,16 @@ Workers get tests one by one, so that no worker is left with a long file at the 
 something expensive stay on one worker. Tests that start other programs run first, short tests fill the time
 that is left. Within each of these classes the order is random.
 
+Each worker collects all tests, but each starts with other files. So in a fresh clone it finds most files
+compiled by the others, instead of compiling the same file at the same time as they do.
+
 (`--dist=loadgroup` would do, but pytest-xdist 3.8 cannot write a group into the node ids of pytest 9.2.)
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Generator
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -66,8 +71,26 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the tests by turn. This runs after pytest-randomly, and keeps its order within a turn."""
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    found = report.result
+    if isinstance(collector, pytest.Directory) and found:
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        start = len(found) * worker // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        report.result = [*found[start:], *found[:start]]
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+    """Sort the tests by turn, and keep pytest-randomly's order within a turn. Before that, all workers need
+    the same order.
+    """
+    items.sort(key=lambda item: item.path)
+    yield
     items.sort(key=lambda item: _turn(item.path))
 
 
