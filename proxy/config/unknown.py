@@ -38,6 +38,24 @@ def no_cluster(config: Config, name: str, command: str) -> UnknownName:
     return among
 
 
+def not_drained(config: Config, name: str) -> UnknownName:
+    """The error if `kubemux drain` cannot drain `name`."""
+    what = "cluster, route, gateway or site"
+    user = name.removeprefix("ssh-user:")
+    if user in config.users:
+        return UnknownName(
+            f"{name!r} is a user, and drain takes a {what}",
+            hint=f"kubemux drain --caller ssh-user:{user} ends the connections of the user",
+        )
+    if name == DIRECT:
+        return no_cluster(config, name, "drain")
+    routes = [route.name for route in config.routes]
+    among = UnknownName.among(what, name, {*config.clusters, *routes, *config.gateways, *config.sites})
+    if name in config.entries:
+        return UnknownName(f"{name!r} is an entry, and drain takes a {what}", hint=among.hint)
+    return among
+
+
 def no_gateway(config: Config, name: str, command: str, *, beside: Iterable[str] = ()) -> UnknownName:
     """The error if `command` needs a gateway (or one of the words `beside`), and `name` is not one."""
     if name in config.clusters:

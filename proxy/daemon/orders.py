@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import structlog
 
 from proxy.admin.orders import DrainResult, ReloadResult
-from proxy.config.unknown import no_cluster, no_gateway
+from proxy.config.unknown import no_cluster, no_gateway, not_drained
 from proxy.daemon.daemon import Daemon
 from proxy.daemon.doctor import Lent, examine
 from proxy.daemon.reload import Stopping, reload
@@ -104,7 +104,7 @@ class Controller:
         found: Mapping[str, Destination] = {what: one for what, one in named.items() if one is not None}
         if not found:
             if name not in graph.gateways and name not in graph.sites:
-                raise no_cluster(config, name, "drain")
+                raise not_drained(config, name)
             found = through(name, graph.clusters, graph.routes, graph.sites)
         cuts = await asyncio.gather(*(one.drain(config.limits.drain_timeout) for one in found.values()))
         return DrainResult(sum(cuts), tuple(found))

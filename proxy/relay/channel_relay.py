@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from proxy.errors import ProxyError
 from proxy.errors.reasons import Reason
@@ -16,6 +17,9 @@ from proxy.metrics import Traffic
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.direction import Direction
 from proxy.relay.interfaces import Channel, OnEnd
+
+_OF_KEY: Final = frozenset({Reason.KEY_EXPIRED, Reason.KEY_REMOVED})
+"""Why kubemux itself ends the link of a client, which then has not reset its connections."""
 
 
 class ChannelRelay:
@@ -119,7 +123,10 @@ class ChannelRelay:
         other = direction.back
         is_in_order = error is None
         if direction is self._to:
-            self.reason = self.reason or (Reason.CLIENT_CLOSED if is_in_order else Reason.CLIENT_RESET)
+            reason = Reason.CLIENT_CLOSED
+            if error is not None:
+                reason = error.reason if error.reason in _OF_KEY else Reason.CLIENT_RESET
+            self.reason = self.reason or reason
         else:
             # A CLOSE without EOF is in order if the client has sent its EOF: asyncssh's server omits its own.
             is_in_order = is_in_order and (direction.had_eof or other.had_eof)

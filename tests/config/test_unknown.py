@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config.model import ClusterConfig, Config, GatewayConfig, SiteConfig
-from proxy.config.unknown import no_cluster, no_gateway
+from proxy.config.model import ClusterConfig, Config, EntryConfig, GatewayConfig, SiteConfig, UserConfig
+from proxy.config.unknown import no_cluster, no_gateway, not_drained
 from proxy.runtime.endpoint import Endpoint
 
 
@@ -33,6 +33,8 @@ CONFIG = Config(
         "factory": cluster("factory-7", 4),
     },
     sites={"factory-7": SiteConfig()},
+    users={"ops": UserConfig()},
+    entries={"proxy": EntryConfig(listen=Endpoint("127.0.0.1", 3128))},
 )
 
 
@@ -41,20 +43,20 @@ CONFIG = Config(
     [
         (
             "eu-edge",
-            "'eu-edge' is a gateway, and drain takes a cluster",
+            "'eu-edge' is a gateway, and probe takes a cluster",
             "its clusters are: 'dev eu', 'prod-eu'",
         ),
         (
             "jump-only",
-            "'jump-only' is a gateway, and drain takes a cluster",
+            "'jump-only' is a gateway, and probe takes a cluster",
             "no cluster has it as its `gateway`",
         ),
         (
             "direct",
-            "'direct' stands for no gateway at all, and drain takes a cluster",
+            "'direct' stands for no gateway at all, and probe takes a cluster",
             "clusters that are reached without a gateway: 'near'",
         ),
-        ("factory-7", "'factory-7' is a site, and drain takes a cluster", "its clusters are: 'factory'"),
+        ("factory-7", "'factory-7' is a site, and probe takes a cluster", "its clusters are: 'factory'"),
         (
             "prod",
             "no cluster is called 'prod'",
@@ -63,7 +65,7 @@ CONFIG = Config(
     ],
 )
 def test_where_a_cluster_is_wanted(name: str, message: str, hint: str) -> None:
-    error = no_cluster(CONFIG, name, "drain")
+    error = no_cluster(CONFIG, name, "probe")
     assert (str(error), error.hint) == (message, hint)
 
 
@@ -86,4 +88,32 @@ def test_where_a_cluster_is_wanted(name: str, message: str, hint: str) -> None:
 )
 def test_where_a_gateway_is_wanted(name: str, message: str, hint: str) -> None:
     error = no_gateway(CONFIG, name, "reconnect")
+    assert (str(error), error.hint) == (message, hint)
+
+
+EVERYTHING = "there are: 'dev eu', 'eu-edge', 'factory', 'factory-7', 'jump-only', 'near', 'prod-eu'"
+DRAINED = "drain takes a cluster, route, gateway or site"
+OF_USER = "kubemux drain --caller ssh-user:ops ends the connections of the user"
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        ("ops", f"'ops' is a user, and {DRAINED}", OF_USER),
+        ("ssh-user:ops", f"'ssh-user:ops' is a user, and {DRAINED}", OF_USER),
+        ("proxy", f"'proxy' is an entry, and {DRAINED}", EVERYTHING),
+        (
+            "prod",
+            "no cluster, route, gateway or site is called 'prod'",
+            f"did you mean 'prod-eu'? {EVERYTHING}",
+        ),
+        (
+            "direct",
+            "'direct' stands for no gateway at all, and drain takes a cluster",
+            "clusters that are reached without a gateway: 'near'",
+        ),
+    ],
+)
+def test_what_cannot_be_drained(name: str, message: str, hint: str) -> None:
+    error = not_drained(CONFIG, name)
     assert (str(error), error.hint) == (message, hint)

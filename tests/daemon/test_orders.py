@@ -85,8 +85,12 @@ async def test_a_name_of_the_wrong_kind_is_said_to_be_that(tmp_path: Path) -> No
             (controller.drain, "direct", "'direct' stands for no gateway at all, and drain takes a cluster"),
             (controller.probe, "direct", "'direct' stands for no gateway at all, and probe takes a cluster"),
             (controller.reconnect, "near", "'near' is a cluster, and reconnect takes a gateway"),
-            (controller.drain, "proxy", "'proxy' is an entry, and drain takes a cluster"),
-            (controller.drain, "nowhere", "no cluster is called 'nowhere'"),
+            (
+                controller.drain,
+                "proxy",
+                "'proxy' is an entry, and drain takes a cluster, route, gateway or site",
+            ),
+            (controller.drain, "nowhere", "no cluster, route, gateway or site is called 'nowhere'"),
         ):
             with pytest.raises(UnknownName) as caught:
                 await order(name)

@@ -96,6 +96,8 @@ def test_removed_access_ends_connections_and_others_go_on(tmp_path: Path) -> Non
             "both are logged out",
             lambda: [one["reason"] for one in daemon.events("logged out")].count("key_removed") == 2,
         )
+        closed = [one["reason"] for one in daemon.events("connection closed")]
+        assert closed.count("key_removed") == 1, "the client that was busy did not reset its connection"
         assert stays.poll() is None
 
 
