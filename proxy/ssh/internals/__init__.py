@@ -11,12 +11,10 @@ parts.py       the parts that are used, and the check that they are there
 login.py       the login to a server, and the host keys that it shows
 connection.py  a connection that is up
 channel.py     a channel
-chacha.py      chacha20-poly1305 during the login
 """
 
 from __future__ import annotations
 
-from proxy.ssh.internals.chacha import keep_contexts as keep_contexts
 from proxy.ssh.internals.channel import grow_window as grow_window
 from proxy.ssh.internals.channel import on_close as on_close
 from proxy.ssh.internals.channel import unsent as unsent

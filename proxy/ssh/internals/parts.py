@@ -57,8 +57,6 @@ _OF_CLIENT = (
     "_process_cancel_tcpip_forward_global_request",
     "_process_streamlocal_forward_at_openssh_dot_com_global_request",
     "_process_cancel_streamlocal_forward_at_openssh_dot_com_global_request",
-    "_send_encryption",
-    "_next_recv_encryption",
     "_all_server_host_keys",
     "_ignore_first_kex",
     "_auth_in_progress",

@@ -129,11 +129,6 @@ class Connection(asyncssh.SSHServerConnection):
         if pkttype != messages.IGNORE:
             super().send_packet(pkttype, *args, handler=handler)
 
-    def send_newkeys(self, k: bytes, h: bytes) -> None:
-        """Send NEWKEYS."""
-        super().send_newkeys(k, h)
-        internals.keep_contexts(self)
-
     async def reload_config(self) -> None:
         """Do nothing. asyncssh would rebuild its options for each user name, in the default executor."""
 
