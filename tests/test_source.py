@@ -104,7 +104,7 @@ CALLED_BY_OTHERS = {
         _process_cancel_streamlocal_forward_at_openssh_dot_com_global_request
         _process_streamlocal_forward_at_openssh_dot_com_global_request
         _process_tcpip_forward_global_request""",
-    "asyncssh has a decipher of these methods": "decrypt_packet encrypt_and_sign verify_and_decrypt",
+    "asyncssh has a decipher of these methods": "decrypt_header decrypt_packet",
     "asyncssh reads it": """protocol_factory server_host_key_algs _auth _auth_final _auth_was_trivial
         _ignore_first_kex _init_recv_window _recv_blocksize _recv_macsize _send_blocksize
         _next_service _send_enchdrlen _server_host_keys _server_sig_algs""",
