@@ -10,6 +10,7 @@ import random
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from tests.support.sshd import Sshd
 VERIFIED_BYTES = 8 << 20
 LINKS = 2
 """The default of a gateway's `connections`."""
+PROBES_WITHIN = 1.5
+"""Seconds. After a new link of the gateway, the daemon probes each cluster behind it within a second."""
 
 
 class Ports(NamedTuple):
@@ -144,9 +147,21 @@ def kubemux(folder: Path, gateway: Gateway, targets: Ports) -> Iterator[Route]:
     }
     with Daemon(folder, gateways={"edge": gateway.section()}, clusters=clusters) as daemon:
         daemon.wait_for("every link", lambda: daemon.metric("kubemux_gateway_links") == LINKS)
-        # The first probes come soon after the start, whatever the interval is.
-        daemon.wait_for("every first probe", lambda: daemon.metric("kubemux_probes_total") >= len(targets))
+        wait_for_probes(daemon, len(targets))
         yield Route(KUBEMUX, ports, daemon.pid)
+
+
+def wait_for_probes(daemon: Daemon, clusters: int) -> None:
+    """Wait until the probes are over that follow the start and each new link, whatever the interval is."""
+    seen, since = 0.0, time.monotonic()
+
+    def are_over() -> bool:
+        nonlocal seen, since
+        if (count := daemon.metric("kubemux_probes_total")) != seen:
+            seen, since = count, time.monotonic()
+        return seen >= clusters and time.monotonic() - since > PROBES_WITHIN
+
+    daemon.wait_for("the first probes", are_over)
 
 
 @contextmanager

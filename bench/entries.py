@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.columns import LINKS, Gateway, cluster, distinct_ports, start_ssh
+from bench.columns import LINKS, Gateway, cluster, distinct_ports, start_ssh, wait_for_probes
 from bench.load import through_proxy
 from bench.result import DYNAMIC, DYNAMIC_NODELAY, KUBEMUX, Answer, Row, Target
 from bench.stage import Stage
@@ -82,5 +82,5 @@ def kubemux(folder: Path, gateway: Gateway, target: int) -> Iterator[Proxy]:
         sections={"entries": {"proxy": {"listen": f"127.0.0.1:{port}"}}},
     ) as daemon:
         daemon.wait_for("every link", lambda: daemon.metric("kubemux_gateway_links") == LINKS)
-        daemon.wait_for("the first probe", lambda: daemon.metric("kubemux_probes_total") >= 1)
+        wait_for_probes(daemon, 1)
         yield Proxy(KUBEMUX, port, daemon.pid, "nginx", (SOCKS5, CONNECT))

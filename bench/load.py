@@ -77,9 +77,10 @@ def bulk(route: Route, server: int, *, seconds: int, streams: int = 1, from_clus
         before = _cpu(route)
         report = json.loads(_run(arguments, seconds))
         used = _cpu(route) - before
-    received = report["end"]["sum_received"]
-    if not received["bytes"]:
-        raise RuntimeError(f"{route.column}: iperf3 transferred nothing")
+    # A test that was cut off has no sum, although iperf3's exit code is 0.
+    received = report["end"].get("sum_received")
+    if not received or not received["bytes"]:
+        raise RuntimeError(f"{route.column}: iperf3 transferred nothing: {report.get('error', 'no reason')}")
     cpu = None if route.pid is None else used / (received["bytes"] / 1e9)
     return Bulk(received["bits_per_second"] / 8e6, cpu)
 

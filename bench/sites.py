@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from bench.columns import Gateway, Ports, Route, cluster, distinct_ports, verify
+from bench.columns import Gateway, Ports, Route, cluster, distinct_ports, verify, wait_for_probes
 from bench.load import bulk, connect, keep_alive
 from bench.result import BY_GATEWAY, KUBEMUX, REMOTE, SOCKS_SITE, Answer, Row, Target
 from bench.servers import CIPHER
@@ -155,6 +155,6 @@ def daemon(
 
 
 def settle(running: Daemon, targets: Ports) -> None:
-    """Wait for the link, and for the first probe of each cluster: it comes soon after the start."""
+    """Wait for the link, and until the first probes are over."""
     running.wait_for("the link", lambda: running.metric("kubemux_gateway_links") == 1)
-    running.wait_for("first probes", lambda: running.metric("kubemux_probes_total") >= len(targets))
+    wait_for_probes(running, len(targets))
