@@ -38,17 +38,17 @@ _COMMANDS: Final = {
     "check": ("check", "Check a configuration file and report every problem."),
     "schema": ("schema", "Print the JSON Schema of the configuration file."),
     "demo": ("demo", "Try it: two stand-in clusters behind an embedded SSH server."),
-    "status": ("status", "Show what the running daemon serves, and what is not well."),
+    "status": ("status", "Show what the running daemon serves, and what has a problem."),
     "probe": ("probe", "Probe one cluster, step by step, and explain where it stops."),
     "route": ("route", "Say where a name leads that a client asks for, and why."),
-    "connect": ("connect", "Reach a name by standard input and output: for ssh."),
-    "ssh-config": ("ssh_config", "Print Host blocks for ssh, of routes to SSH servers."),
+    "connect": ("connect", "Connect standard input and output to a name, for ssh."),
+    "ssh-config": ("ssh_config", "Print ssh's Host blocks for routes and sites with SSH servers."),
     "ssh-server": ("ssh_server", "Make the host keys of the SSH server."),
     "site": ("site", "Add a site, whose SSH client dials in, or show one."),
     "kubeconfig": ("kubeconfig", "Export a kubeconfig, or import clusters from one."),
     "reload": ("orders", "Make the running daemon read its configuration again."),
     "reconnect": ("orders", "Dial the links of a gateway again."),
-    "drain": ("orders", "Stop taking connections for a cluster; let those it has end."),
+    "drain": ("orders", "Take no new connections for a cluster, and let open ones end."),
 }
 """Command -> the module of this package that defines it under the same name (with `_` for `-`), and its line
 in `kubemux --help`.

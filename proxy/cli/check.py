@@ -24,8 +24,8 @@ from proxy.ssh.login.prepared import prepare
 def check(config: Path) -> None:
     """Check a configuration file and the files it names; report every problem with its line and remedy.
 
-    What keeps the daemon from starting is an error; what keeps it from using one gateway is a warning. Run it
-    as root or as the daemon's user: whether keys can be read depends on who asks.
+    A problem is an error if it keeps the daemon from starting, and a warning if it affects only one gateway.
+    Run it as root or as the daemon's user, because other users may not be able to read the keys.
     """
     nobody.answer()
     loaded, doubts = loader.load_with_doubts(config)
@@ -64,7 +64,7 @@ def _no_clusters(config: Config) -> Iterator[tuple[str, str]]:
     if not (config.clusters or config.routes or config.sites):
         yield (
             "clusters: there is none; a reload with this file removes every cluster",
-            "is that all of it? config/example.yaml shows how clusters are written",
+            "is the file complete? config/example.yaml shows how clusters are written",
         )
 
 

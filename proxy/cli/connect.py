@@ -44,7 +44,7 @@ class Entry(click.ParamType[Local | str]):
     envvar=VARIABLE,
     show_envvar=True,
     help="Where the proxy entry listens, or its name in the configuration. Default: the first entry there "
-    "on a unix socket, else the first. To say where it listens is faster, and needs no right to read the "
+    "on a unix socket, else the first. With an address the command starts faster, and does not read the "
     "configuration.",
 )
 @click.option(

@@ -1,4 +1,4 @@
-"""`kubemux demo`."""
+"""`kubemux demo`: runs the demo in a temporary folder."""
 
 from __future__ import annotations
 

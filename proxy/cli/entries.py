@@ -11,8 +11,8 @@ from proxy.runtime.text import suggest
 
 
 def choose(config: Config, path: Path, name: str | None = None) -> tuple[str, Local]:
-    """The name and address of an entry that `kubemux connect` can use: the entry `name`; without a name the
-    first on a unix socket, otherwise the first.
+    """The name and address of an entry that `kubemux connect` can use: the entry `name`. Without a name: the
+    first entry on a unix socket, otherwise the first entry.
 
     Raises ConfigError, which names the file `path`.
     """
@@ -20,7 +20,7 @@ def choose(config: Config, path: Path, name: str | None = None) -> tuple[str, Lo
         problem = Problem(0, "entries", f"no entry is called {name!r}", suggest(name, config.entries))
         raise UnknownNames(str(path), [problem])
     if name is not None and (why := _unusable(config.entries[name])):
-        hint = "name another one, which clients on this machine use without TLS and without a password"
+        hint = "name an entry that has neither `tls` nor `users_file`"
         raise ConfigError(str(path), [Problem(0, f"entries.{name}", why, hint)])
     usable = {each: entry for each, entry in config.entries.items() if not _unusable(entry)}
     if not usable:

@@ -30,7 +30,7 @@ def without_compilers() -> Iterator[None]:
     runs gcc and ld, if they exist. This takes 20 ms, and a daemon should not start compilers.
     """
     path = os.environ.get("PATH")
-    os.environ["PATH"] = os.devnull  # an empty one is the working directory
+    os.environ["PATH"] = os.devnull  # an empty PATH means the working directory
     try:
         yield
     finally:
@@ -46,7 +46,7 @@ def without(library: str) -> Iterator[None]:
     if library in sys.modules:
         yield
         return
-    sys.modules[library] = None  # type: ignore[assignment]  # what the import system takes for "there is none"
+    sys.modules[library] = None  # type: ignore[assignment]  # None makes an import fail
     try:
         yield
     finally:

@@ -30,7 +30,7 @@ def kubeconfig() -> None:
 @click.option(
     "--base",
     type=File(),
-    help="Where users come from. Default: the files of $KUBECONFIG, else ~/.kube/config.",
+    help="The kubeconfig with the users. Default: the files of $KUBECONFIG, else ~/.kube/config.",
 )
 @click.option(
     "--output",
@@ -57,11 +57,11 @@ def export(
     entry: str | None,
     scheme: str | None,
 ) -> None:
-    """One context per cluster, leading through kubemux.
+    """Write one context for each cluster, which leads through kubemux.
 
-    It is named like the cluster, and leads to the cluster's own address; with --proxy, to an entry. Clients
-    verify the API server's own certificate. The user is that of the base kubeconfig's context of the same
-    name.
+    The context has the cluster's name, and leads to the cluster's own address; with --proxy, to an entry.
+    Clients verify the API server's own certificate. The user is that of the base kubeconfig's context of the
+    same name.
     """
     if scheme and entry is None:
         raise click.UsageError("--proxy-scheme says how an entry is asked, and needs --proxy ENTRY.")
@@ -87,7 +87,7 @@ def export(
     if entry is not None and loaded.entries[entry].users_file:
         login = url.replace("://", "://USER:PASSWORD@")
         notes.append(
-            f"entry {entry} asks for a password: make each proxy-url {login}, which the next export keeps"
+            f"entry {entry} asks for a password: write each proxy-url as {login}; the next export keeps it"
         )
     _print_notes(notes)
 
@@ -107,7 +107,7 @@ def export(
     metavar="NAME",
     help="A context, exactly as it is named there (repeatable).",
 )
-@click.option("--gateway", required=True, help="The gateway to reach them through, or `direct`.")
+@click.option("--gateway", required=True, help="The gateway or site to reach them through, or `direct`.")
 @click.option(
     "--output",
     type=File(allow_dash=True),
@@ -130,8 +130,8 @@ def import_(
 ) -> None:
     """Add contexts of a kubeconfig as clusters.
 
-    Each gets a port of its own that stays. The context `in-cluster`, if the kubeconfig has none, is the
-    cluster whose pod this runs in.
+    Each gets a port of its own, which does not change later. If the kubeconfig has no context `in-cluster`,
+    that name stands for the cluster in whose pod this command runs.
     """
     paths = [source] if source else entries.default_files(os.environ)
     chosen = importer.select(

@@ -17,7 +17,7 @@ _HEADERS: Final = ["USER", "FROM", ">FOR", ">CHANNELS", "~KEY", "~OPEN"]
 
 
 def users(found: Iterable[UserSnapshot]) -> Rows:
-    """A row for each user who is logged in: since when at the longest, and from where the last one came."""
+    """A row for each user who is logged in: the age of the oldest login, and the address of the newest."""
     rows = [
         [
             text(user.identity, "bold"),

@@ -45,7 +45,7 @@ def _config(ctx: click.Context, param: click.Parameter, value: Path | None) -> P
     given: Path | None = ctx.meta.get(_FILE)
     if given is not None:
         if ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE:
-            raise click.UsageError("which file? Name one, as FILE or by --config", ctx=ctx)
+            raise click.UsageError("which file? Give FILE or --config, not both", ctx=ctx)
         return given
     if value is not None:
         return value
@@ -132,5 +132,5 @@ class Duration(click.ParamType[float]):
         except ValueError as exc:
             self.fail(f"{exc}.", param, ctx)
         if seconds <= 0:
-            self.fail(f"{format_duration(seconds)} is no time at all.", param, ctx)
+            self.fail(f"expected more than 0s, got {format_duration(seconds)}.", param, ctx)
         return seconds

@@ -41,9 +41,9 @@ _DESTINATIONS: Final = ("clusters", "routes", "sites", "gateways")
 def reload(config: Path) -> None:
     """Make the running daemon read its configuration again.
 
-    What did not change keeps its connections. A file with mistakes is refused as a whole: its report is
-    printed, the daemon keeps the configuration it has, and the exit code is 78. The daemon reads the file it
-    was started with; it must be that of --config.
+    What did not change keeps its connections. A file with mistakes is refused as a whole: this command prints
+    them, the daemon keeps its configuration, and the exit code is 78. The daemon reads the file that it
+    was started with. --config must name the same file.
     """
     answer = _command(config, "reload", {}, ORDER_BUDGET)
     done = answer if isinstance(answer, dict) else {}
@@ -57,8 +57,8 @@ def reload(config: Path) -> None:
 @click.argument("gateway")
 @config_option
 def reconnect(gateway: str, config: Path) -> None:
-    """Replace the links of GATEWAY: new ones are dialled at once, connections through the old ones go on
-    until they end.
+    """Replace the links of GATEWAY: new ones are dialled at once. Connections through the old ones go on
+    until they end, for retire_timeout at most.
     """
     _command(config, "reconnect", {"gateway": gateway}, ORDER_BUDGET)
     say(f"gateway {gateway}: dialling again; kubemux status shows how it goes")
@@ -68,8 +68,9 @@ def reconnect(gateway: str, config: Path) -> None:
 @click.argument("name", metavar="[CLUSTER|ROUTE|GATEWAY|SITE]", required=False)
 @click.option(
     "--caller",
-    help="End the connections of this caller alone, at once: uid:NAME or uid:NUMBER, cert:NAME, "
-    "proxy-user:NAME, or an address, with or without its port. Without CLUSTER, ROUTE or SITE, all of them.",
+    help="End only the connections of this caller, at once: uid:NAME or uid:NUMBER, cert:NAME, "
+    "proxy-user:NAME, or an address, with or without its port. Without CLUSTER, ROUTE or SITE, all of the "
+    "caller's connections end.",
 )
 @click.option(
     "--timeout",
@@ -105,7 +106,7 @@ def as_logged(caller: str) -> str:
             rule = Rule.parse(caller)
             return str(rule) if kind != "uid" or rule.name.isdecimal() else f"uid:{getpwnam(name).pw_uid}"
         except KeyError:
-            wrong = f"there is no user {shown(name)}: one that was removed has its number, uid:NUMBER"
+            wrong = f"there is no user {shown(name)}: for a removed one, give the number, uid:NUMBER"
         except ValueError as error:
             wrong = str(error)
     else:

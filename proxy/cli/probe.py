@@ -40,7 +40,7 @@ _INDENT: Final = " " * 15
 @click.command()
 @click.argument("cluster")
 @click.option("--json", "as_json", is_flag=True, help="For scripts: one JSON object.")
-@click.option("-v", "--verbose", is_flag=True, help="Say, too, what was taken from ssh_config.")
+@click.option("-v", "--verbose", is_flag=True, help="Also print what was taken from ssh_config.")
 @config_option
 def probe(cluster: str, as_json: bool, verbose: bool, config: Path) -> None:
     """Probe CLUSTER once and explain, step by step, where it stops and what to do.
@@ -58,7 +58,7 @@ def probe(cluster: str, as_json: bool, verbose: bool, config: Path) -> None:
         through = _with(cluster, loaded).clusters[cluster].gateway
         if through in loaded.sites:
             report = _by_daemon(cluster, config, loaded)
-            note(f"{through} is a site: the daemon, pid {report.daemon}, has its links, and has probed")
+            note(f"{through} is a site: the daemon, pid {report.daemon}, has its links, and sent the probe")
         else:
             report = uvloop.run(doctor.examine(loaded, cluster))
     if as_json:
@@ -93,7 +93,7 @@ def _for_who_may_not(cluster: str, path: Path, refused: ConfigError) -> Report:
             Problem(0, "", f"nor could the daemon be asked to probe for this user: {error}", error.hint)
         )
         raise refused from error
-    note(f"this user may not read {denied[0]}: the daemon, pid {report.daemon}, has probed as itself")
+    note(f"this user may not read {denied[0]}: the daemon, pid {report.daemon}, sent the probe")
     return report
 
 
@@ -134,7 +134,7 @@ def _print(report: Report, console: Console) -> None:
 def _print_settings(report: Report, console: Console) -> None:
     hosts = dict.fromkeys((taken.host, taken.file) for taken in report.settings)
     for host, file in hosts:
-        console.print(_text(f"ssh_config {file} for {host}, beside ssh's own defaults"))
+        console.print(_text(f"ssh_config {file} for {host}, without ssh's own defaults"))
         for taken in report.settings:
             if taken.host == host:
                 why = f": {taken.why}" if taken.why else ""

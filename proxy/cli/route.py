@@ -42,7 +42,7 @@ class Asked(click.ParamType[Endpoint]):
 @click.command()
 @click.argument("asked", metavar="HOST:PORT", type=Asked())
 @click.option(
-    "--entry", metavar="NAME", help="As a client of this entry. Without it, routes of all entries count."
+    "--entry", metavar="NAME", help="The entry of the client. Without it, routes of all entries count."
 )
 @config_option
 def route(asked: Endpoint, entry: str | None, config: Path) -> None:
@@ -84,7 +84,7 @@ def route(asked: Endpoint, entry: str | None, config: Path) -> None:
 def _who_may_use(entry: str, config: Config) -> str:
     """The callers that the entry accepts; empty if it accepts everybody."""
     if entry not in config.entries:
-        return "users, who log in with a key; sites, as far as `allow` has them"
+        return "all of `users`; sites, for what an `allow` gives them"
     return ", ".join(map(str, config.entries[entry].allow or ()))
 
 
@@ -121,7 +121,7 @@ def _say_target(found: ToTarget, entry: str | None, config: Config) -> None:
     say(f"  decides      route {route.name}: {found.why}")
     say(f"leads to {found.target}{_through(route.gateway, config)}")
     if entry is None and route.entries is not None:
-        say(f"at these entries alone: {', '.join(route.entries)}")
+        say(f"only at these entries: {', '.join(route.entries)}")
     _say_who_may(route.allow)
 
 

@@ -32,14 +32,14 @@ def run(config: Path) -> None:
     Stopping waits up to limits.drain_timeout for clients; a second signal stops at once.
     Exit codes: 0 stopped, 1 failed, 78 bad configuration (systemd does not restart then).
     """
-    # A reload that is ordered before there is a daemon waits for it, and does not end the process.
+    # A SIGHUP that comes before the daemon can handle it waits, and does not end the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     share_one_arena()
     # The imported modules have 45,000 objects, which are never freed. Without freeze(), each full garbage
     # collection would visit them, and stop the event loop for 20 ms.
     gc.collect()
     gc.freeze()
-    # Python's own 700 collected so often while 1,000 sites logged in that it took a tenth of the CPU.
+    # With Python's own 700, collections took a tenth of the CPU while 1,000 sites logged in.
     gc.set_threshold(2_000, 10, 10)
     nobody.answer()
     uvloop.run(_serve(config, config.absolute()))  # absolute, because commands compare it with their own file

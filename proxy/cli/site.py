@@ -120,9 +120,9 @@ def add(
 ) -> None:
     """Add the site NAME to the configuration, and print what its own machine needs.
 
-    PUBLIC_KEY is the line of the site's .pub file; --key takes it from a file. Without either, a site that is
-    there is printed again; for a new one, nothing is written, and the exit code is 2. The private key is made
-    at the site, and stays there.
+    PUBLIC_KEY is the line of the site's .pub file; --key takes it from a file. Without either, the output for
+    an existing site is printed again. For a new one nothing is written, and the exit code is 2. The private
+    key is made at the site, and stays there.
     """
     if public_key is not None and key_file is not None:
         raise click.UsageError("which key? Give PUBLIC_KEY or --key, not both.")
@@ -186,7 +186,7 @@ def show(name: str, config: Path) -> None:
 
 
 def _explain_key(name: str, server: Endpoint, permit: Sequence[str]) -> None:
-    note(f"{name} is not there yet, and its key is made at the site, where it stays:")
+    note(f"there is no site {name} yet. Its key is made at the site, and stays there:")
     note(f"  ssh-keygen -t ed25519 -N '' -C {name} -f ~/.ssh/{name}; cat ~/.ssh/{name}.pub")
     note("Then add it here, with the line that this prints:")
     there = Endpoint("bastion.example.com", server.port) if server.host in _EVERYWHERE else server
@@ -205,7 +205,7 @@ def _server(config: Config, path: Path) -> SshServerConfig:
             "host_keys: [/etc/kubemux/ssh_host_ed25519_key]}, and run kubemux ssh-server keygen"
         )
         raise ConfigError(
-            str(path), [Problem(0, "ssh_server", "there is none, and sites log in there", hint)]
+            str(path), [Problem(0, "ssh_server", "there is none, and a site needs one to log in", hint)]
         )
     return config.ssh_server
 
@@ -243,7 +243,7 @@ def _line(public_key: str | None, key_file: Path | None) -> bytes | None:
     if public_key is not None:
         if _is_file(public_key):
             raise click.UsageError(
-                f"{public_key} is a file, and PUBLIC_KEY is its line: write --key {public_key}"
+                f"{public_key} is a file, and PUBLIC_KEY is the line in it: write --key {public_key}"
             )
         return public_key.encode()
     if key_file is None:

@@ -53,8 +53,8 @@ def ssh_config(entry: str | None, ports: tuple[int, ...], config: Path) -> None:
         say(block)
     if not any("\nHost " in block for block in found):
         note(
-            "kubemux: no route and no site leads to SSH servers: it must name one of their ports, and --port "
-            "adds to them"
+            "kubemux: no route and no site leads to SSH servers: `match`, `target` or `permit` must name one "
+            f"of the ports {', '.join(map(str, sorted(SSH_PORTS | set(ports))))}; --port adds others"
         )
 
 
@@ -101,7 +101,7 @@ def _block(title: str, hosts: str, port: int, command: str) -> str:
 def _pods(route: str, discover: DiscoverConfig, command: str) -> str:
     title = f"# route {route}: pods of {discover.cluster}"
     if discover.namespace is None:  # without a namespace, the pattern would also match github.com
-        return f"{title}: not written: without a namespace they are all names with one dot\n"
+        return f"{title}: not written: without a namespace, it would match every name with one dot\n"
     return _block(title, _without_more_dots(["?*", discover.namespace]), discover.port, command)
 
 

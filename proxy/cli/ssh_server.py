@@ -27,9 +27,9 @@ def ssh_server() -> None:
 @ssh_server.command()
 @config_option
 def keygen(config: Path) -> None:
-    """Make the private keys of `host_keys` that are not there.
+    """Make the private keys of `host_keys` that are missing.
 
-    It prints the fingerprint of each, and the lines for known_hosts of those who connect. A key that is there
+    It prints the fingerprint of each, and the lines for the known_hosts of clients. A key that is there
     stays. A name with `rsa` or `ecdsa` in it makes a key of that kind, any other an Ed25519 key.
     """
     server = load(config, Scrutiny.NONE).ssh_server
@@ -43,13 +43,13 @@ def keygen(config: Path) -> None:
     for key in found:
         note(f"{key.path}: {'made' if key.is_new else 'was there'}, {key.kind} {key.fingerprint}")
         if key.is_new and os.geteuid() == 0:
-            note(f"  it is root's: chown it to the user of the service, as in chown kubemux {key.path}")
-    note("For known_hosts of clients; put the name there that they know this machine by:")
+            note(f"  it belongs to root: give it to the service's user: chown kubemux {key.path}")
+    note("For the known_hosts of clients; replace the host by the name that they use for this machine:")
     for key in found:
         say(f"{known_as(server.listen)} {key.kind} {key.base64}")
 
 
 def known_as(listen: Endpoint) -> str:
-    """The first field of a line of known_hosts: the address, or this machine's name if that is any."""
+    """The first field of a line of known_hosts: the address, or this machine's name for 0.0.0.0 and ::."""
     host = socket.gethostname() if listen.host in {"0.0.0.0", "::"} else listen.host  # noqa: S104 - nothing is bound
     return host if listen.port == 22 else f"[{host}]:{listen.port}"

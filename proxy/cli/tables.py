@@ -174,8 +174,8 @@ def _tables(
 
 
 def _condition(cluster: ClusterSnapshot, lost: Collection[str]) -> str:
-    """The word in the table: `up?` where the last probes were answered and something
-    speaks against it since.
+    """The word in the table: `up?` if the cluster was up, and since then a probe has failed, or its gateway
+    or site has lost its last link.
     """
     if not cluster.listening:
         return "down"

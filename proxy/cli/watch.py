@@ -110,5 +110,5 @@ def _frame(seen: _Seen, names: Collection[str], *, width: int, height: int) -> R
         top.append(for_terminal(f"; waiting for the daemon: {seen.trouble}".replace("\n", " ")), "yellow")
     try:
         return Group(top, render(seen.snapshot, now=time.time(), width=width, height=height - 1, names=names))
-    except UnknownName as error:  # since a reload
+    except UnknownName as error:  # a reload has removed it
         return Group(top, Text(for_terminal(f"{error}\n{error.hint}"), "yellow"))

@@ -66,9 +66,7 @@ class _ApiServer:
             ):
                 return _failure(401, "Unauthorized", "Unauthorized")
             if request.method not in ("GET", "HEAD") or "watch" in request.query_params:
-                return _failure(
-                    405, "MethodNotAllowed", "the demo's clusters can be looked at only: get and list"
-                )
+                return _failure(405, "MethodNotAllowed", "the demo's clusters are read only: get and list")
         if path in _FIXED:
             return JSONResponse(_FIXED[path])
         match path.split("/")[1:]:

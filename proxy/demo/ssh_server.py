@@ -1,4 +1,4 @@
-"""The demo's SSH server: one user's key, and forwarding to the stand-in clusters. No shell, no passwords.
+"""The demo's SSH server. One key may log in and forward to the stand-in clusters. No shell, no passwords.
 
 At the end the server closes all connections itself, and does not wait for its clients.
 """

@@ -28,7 +28,7 @@ from proxy.kubeconfig.targets import targets
 from proxy.runtime.endpoint import Endpoint, Local
 
 _CLUSTERS: Final = {"berlin": (2, ("web", "database")), "tokyo": (3, ("web", "cache"))}
-"""Name -> worker nodes, pods."""
+"""Name -> the number of worker nodes, the names of deployments."""
 
 _CONFIG: Final = """\
 # A kubemux configuration like any other: one gateway, an entry, and the clusters behind them.

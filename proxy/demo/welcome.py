@@ -45,7 +45,7 @@ In another terminal:
   No port map: clients ask the entry for {other} by name.
     {shlex.join([*by_name, f"https://{SERVER_NAME}/version"])}
 
-  How is kubemux?
+  What is the state of kubemux?
     {shlex.join([*_kubemux(), "status", "--config", str(stage.config_path)])}
     curl http://{stage.config.admin.listen}/metrics
 

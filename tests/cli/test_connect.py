@@ -42,7 +42,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[command.Order]:
 
 def test_the_help_says_why_to_name_the_entry() -> None:
     words = " ".join(connect("--help").output.split())
-    assert "To say where it listens is faster, and needs no right to read the configuration." in words
+    assert "With an address the command starts faster, and does not read the configuration." in words
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_the_file_is_an_argument_as_well(home: Path, monkeypatch: pytest.MonkeyP
     assert check().exit_code == 78
     both = check(path, "--config", path)
     assert (both.exit_code, both.stdout) == (2, "")
-    assert "Name one, as FILE or by --config" in both.stderr
+    assert "Give FILE or --config, not both" in both.stderr
 
 
 def test_check_counts_entries_and_routes_where_there_are_some(home: Path) -> None:

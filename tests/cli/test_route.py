@@ -66,7 +66,7 @@ def routed(folder: Path, *args: str, more: str = "", clusters: str = "") -> Resu
             "  passed over  api_servers: no cluster has 'node-7' with port 10250\n"
             "  decides      route kubelets: node-*:10250 matches\n"
             "leads to 127.0.0.1:10250 through gateway eu-edge\n"
-            "at these entries alone: egress\n"
+            "only at these entries: egress\n"
             "who may: whom the entry lets in\n",
         ),
         (
@@ -104,7 +104,7 @@ def test_the_ssh_server_is_an_entry(tmp_path: Path) -> None:
     assert done.output.splitlines()[-3:] == [
         "leads to node-7:22, without a gateway",
         "who may: gid:sre, any",
-        "who may use entry ssh: users, who log in with a key; sites, as far as `allow` has them",
+        "who may use entry ssh: all of `users`; sites, for what an `allow` gives them",
     ]
 
 

@@ -193,7 +193,7 @@ def test_a_key_is_one_identity(desk: Desk) -> None:
     assert f"{fingerprint(key)} is the key of site:factory-7 ({desk.folder}/sites/factory-7.pub:1)" in said
     said = desk.refused("factory-7", public(new_key(desk.folder / "another")), code=78)
     assert "the site is there already, with another key" in said
-    assert f"add its line to {desk.folder}/sites/factory-7.pub" in said
+    assert f"add the line to {desk.folder}/sites/factory-7.pub" in said
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_an_ssh_server_and_its_key_come_first(desk: Desk) -> None:
     assert "kubemux ssh-server keygen" in said
     desk.config.write_text("version: 1\n")
     said = desk.refused("factory-7", key, code=78)
-    assert "ssh_server: there is none, and sites log in there" in said
+    assert "ssh_server: there is none, and a site needs one to log in" in said
     assert "kubemux ssh-server keygen" in said
 
 

@@ -197,7 +197,7 @@ routes:
         "    ProxyCommand kubemux connect --entry 127.0.0.1:3128 --fdpass %h %p",
         "    ProxyUseFdpass yes",
         "",
-        "# route all: pods of prod: not written: without a namespace they are all names with one dot",
+        "# route all: pods of prod: not written: without a namespace, it would match every name with one dot",
         "",
     ]
 

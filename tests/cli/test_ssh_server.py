@@ -64,7 +64,7 @@ def test_a_key_that_is_there_stays(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes keys that are not its service's")
 def test_root_is_told_to_give_a_new_key_to_the_service(tmp_path: Path) -> None:
     path = tmp_path / "key"
-    assert f"as in chown kubemux {path}\n" in keygen(tmp_path, "key").stderr
+    assert f"service's user: chown kubemux {path}\n" in keygen(tmp_path, "key").stderr
     assert "chown" not in keygen(tmp_path, "key").stderr, "it is told once"
 
 

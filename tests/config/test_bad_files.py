@@ -87,7 +87,7 @@ def test_check_doubts_a_file_without_clusters(tmp_path: Path, text: str) -> None
     assert (result.exit_code, result.stdout) == (0, f"{path}: ok, 0 gateways, 0 clusters\n")
     assert result.stderr.splitlines() == [
         f"WARNING: {path}: clusters: there is none; a reload with this file removes every cluster",
-        "  hint: is that all of it? config/example.yaml shows how clusters are written",
+        "  hint: is the file complete? config/example.yaml shows how clusters are written",
     ]
 
 

@@ -81,7 +81,7 @@ async def test_kubectl_version(stage: Stage, tmp_path: Path) -> None:
     ("command", "error"),
     [
         ("get pod nothing", 'Error from server (NotFound): pods "nothing" not found'),
-        ("delete pod web-0", "the demo's clusters can be looked at only"),
+        ("delete pod web-0", "the demo's clusters are read only"),
         ("get secrets", "the server doesn't have a resource type"),
         ("get --raw /api/v1/secrets", "the demo's clusters have namespaces, nodes, pods only"),
         ("get --raw /api/v1/pods/web-0", "the demo's clusters have namespaces, nodes, pods only"),

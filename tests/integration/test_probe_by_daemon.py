@@ -65,8 +65,7 @@ async def test_the_daemon_probes_for_users_who_may_not_read_the_keys(
             asked = await probe("prod", "--config", daemon.config)
             assert (asked.returncode, asked.stderr) == (
                 0,
-                f"this user may not read {sshd.identity}: the daemon, pid {daemon.pid}, has probed as "
-                "itself\n",
+                f"this user may not read {sshd.identity}: the daemon, pid {daemon.pid}, sent the probe\n",
             )
             head, *steps = asked.stdout.splitlines()
             assert head == "prod through edge, probed by the daemon"

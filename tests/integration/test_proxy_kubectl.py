@@ -186,7 +186,8 @@ def test_an_entry_with_passwords(desk: Desk, kubectl: str, scheme: str) -> None:
     file = desk.home / ".kube" / f"locked-{kubectl}-{scheme}"
     export = f"kubemux kubeconfig export --proxy locked --proxy-scheme {scheme} --output {file}"
     get = f"{kubectl} --kubeconfig {file} --context prod-eu get ns"
-    assert f"make each proxy-url {scheme}://USER:PASSWORD@127.0.0.1:" in desk.typed(export).stderr.decode()
+    told = desk.typed(export).stderr.decode()
+    assert f"write each proxy-url as {scheme}://USER:PASSWORD@127.0.0.1:" in told
     refused = desk.typed(get)
     assert refused.returncode == 1
     seen = "no acceptable authentication methods" if scheme == "socks5" else "kubemux: auth_required"

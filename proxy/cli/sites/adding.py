@@ -32,7 +32,7 @@ def public_key(data: bytes) -> Key:
     if recognise(data) in {Content.KEY, Content.ENCRYPTED}:
         raise ValueError(
             "that is a private key, which never leaves the site: give the .pub file beside it; "
-            "one that others may have seen is replaced: ssh-keygen -t ed25519"
+            "if others may have seen the private key, make another: ssh-keygen -t ed25519"
         )
     good, bad = authorized_keys.parse(data)
     if bad:
@@ -59,7 +59,7 @@ def add(path: Path, name: str, line: bytes, permit: Sequence[str]) -> list[str]:
                     path,
                     name,
                     "the site is there already, with another key",
-                    f"add its line to {_file_of(config, name)} for one key more, or replace the old line",
+                    f"if it has both, add the line to {_file_of(config, name)}; else replace the old line",
                 )
             return [f"{path}: up to date", *differing(config, name, permit)]
         own = path.absolute().parent / "sites" / f"{name}.pub"
@@ -104,7 +104,7 @@ def _file_of(config: Config, name: str) -> str:
 
 
 def differing(config: Config, name: str, permit: Sequence[str]) -> list[str]:
-    """A line about a `permit` that differs from that of the site, which stays."""
+    """A line that says that the site's own `permit` stays, if `permit` differs from it."""
     has = [str(match) for match in config.sites[name].permit]
     if not permit or has == list(permit):
         return []

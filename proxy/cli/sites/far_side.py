@@ -25,7 +25,9 @@ NOBODY: Final = 65534
 
 _KEEPALIVE: Final = {"ServerAliveInterval": "5", "ServerAliveCountMax": "2", "ConnectTimeout": "10"}
 _CIPHERS: Final = "^aes128-gcm@openssh.com"
-"""Before the others of ssh, whose first is chacha20-poly1305: that costs more CPU (docs/performance.md)."""
+"""Put in front of ssh's own ciphers. The first of those, chacha20-poly1305, costs more CPU
+(docs/performance.md).
+"""
 _ANY_PORT: Final = (1, 65535)
 _RESTARTING: Final = "trap 'kill $!; exit 0' TERM; while :; do ssh \"$@\" & wait $!; sleep 1; done"
 """The shell restarts ssh after a second. Kubernetes would wait longer after each restart, up to 5 minutes."""
@@ -59,7 +61,7 @@ class FarSide:
         return [
             "PermitRemoteOpen has neither networks, nor parts of names, nor ranges of ports:",
             f"{', '.join(odd)}.",
-            "What else it lets in, the `permit` of the bastion refuses.",
+            "The bastion still refuses what its own `permit` does not name.",
         ]
 
     @property
@@ -174,7 +176,7 @@ def _in_openssh(match: Match) -> str:
 _UNIT: Final = """\
 # /etc/systemd/system/kubemux-site-{name}.service
 # The private key: install -D -m 400 ~/.ssh/{name} /etc/kubemux-site/{name}
-# Its start: systemctl daemon-reload && systemctl enable --now kubemux-site-{name}
+# To start it: systemctl daemon-reload && systemctl enable --now kubemux-site-{name}
 # Without libnss-systemd, ssh does not know the user that systemd makes up: useradd --system kubemux-site
 [Unit]
 Description=Site {name} of kubemux at {server}
@@ -222,7 +224,7 @@ RestrictRealtime=yes
 RestrictSUIDSGID=yes
 SystemCallArchitectures=native
 SystemCallErrorNumber=EPERM
-# Not ~@privileged: ssh sets its uid, to the same, before it starts a KnownHostsCommand.
+# Not ~@privileged: before ssh starts a KnownHostsCommand, it sets its uid to what it is already.
 SystemCallFilter=@system-service
 SystemCallFilter=~@resources
 
@@ -287,6 +289,7 @@ spec:
         - name: key
           secret:
             secretName: kubemux-site-{slug}
-            # It is root's, and fsGroup may read it. Of its own user, ssh takes none that others may read.
+            # The file belongs to root, and fsGroup may read it. ssh refuses a key file of its own user that
+            # others may read.
             defaultMode: 0440
 """
