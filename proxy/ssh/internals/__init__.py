@@ -3,9 +3,10 @@
 An asyncssh connection ignores its transport's `pause_writing`, queues packets without bound during a key
 exchange, never changes a channel's receive window, and has no call that measures a round trip.
 
-Only this package, `native.handover` (for a link's bytes) and `metered` (for its limits) use asyncssh's
-private parts. They are written for asyncssh 2.24, which pyproject.toml pins; `check` fails if another release
-lacks one of these parts. A connection is one that we have dialled, or one of a client of our SSH server.
+Only this package, `native.handover` (a link's bytes), `metered` (its limits) and `serving` (the clients
+of our server) use asyncssh's private parts. They are written for asyncssh 2.24, which pyproject.toml pins;
+`check` fails if another release lacks one of these parts. A connection is one that we have dialled, or one of
+a client of our SSH server.
 
 parts.py       the parts that are used, and the check that they are there
 login.py       the login to a server, and the host keys that it shows
