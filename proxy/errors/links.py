@@ -144,7 +144,7 @@ class KeepaliveTimeout(LinkError):
 
 
 class LinkLost(LinkError):
-    """The connection ended: closed, reset, or a protocol error."""
+    """The connection ended: closed or reset."""
 
     reason = Reason.LINK_LOST
 

@@ -25,6 +25,7 @@ from proxy.errors import (
 )
 from proxy.runtime.names import remedy
 from proxy.runtime.text import printable
+from proxy.ssh.native.wire.errors import ProtocolError
 
 _LISTS: Final = 1500
 """How many characters of the two lists of algorithms one message shows."""
@@ -209,7 +210,17 @@ def describe_loss(server: str, exc: Exception | None) -> LinkError:
         return KeepaliveTimeout(f"{server} stopped answering")
     if isinstance(exc, TimeoutError):  # ETIMEDOUT, from TCP_USER_TIMEOUT
         return KeepaliveTimeout(f"{server} stopped acknowledging what is sent")
-    return LinkLost(f"connection to {server} lost: {_text(exc)}")
+    kind = ProtocolError if _is_breach(exc) else LinkLost
+    return kind(f"connection to {server} lost: {_text(exc)}")
+
+
+def _is_breach(exc: Exception) -> bool:
+    """Whether asyncssh has ended the connection because the peer broke the protocol.
+
+    For a DISCONNECT of the peer, asyncssh makes an error of the same class, but does not raise it. OpenSSH
+    sends DISCONNECT with the code of a protocol error for nearly every reason.
+    """
+    return isinstance(exc, asyncssh.ProtocolError | asyncssh.MACError) and exc.__traceback__ is not None
 
 
 def unused(server: str, seconds: float) -> LinkLost:

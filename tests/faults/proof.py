@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -42,13 +42,6 @@ async def prove(row: Row, folder: Path, certificates: Certificates, *, plane: st
     """Run the row while clients work. Raises AssertionError if anybody sees anything that the row does not
     say.
     """
-    if plane == "native":
-        renamed = row.on_native
-        row = replace(
-            row,
-            lost=renamed.get(row.lost, row.lost),
-            results=frozenset(renamed.get(result, result) for result in row.results),
-        )
     async with Bed(row, folder, certificates, plane=plane) as bed:
         before = await settled(bed.daemon, *bed.ends.values())
         async with bed.load() as loads:

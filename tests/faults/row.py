@@ -87,8 +87,6 @@ class Row:
     """The reason label of `gateway_reconnects_total` after the fault."""
     results: frozenset[str] = frozenset()
     """The result labels of the affected clusters' `connections_total`, besides `LEAVING`."""
-    on_native: Mapping[str, str] = field(default_factory=dict)
-    """By reason: the more exact reason that the native data plane reports instead."""
     may: frozenset[str] = frozenset()
     """Results that are also right, because the result depends on timing."""
     probe: str = ""

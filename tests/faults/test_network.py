@@ -90,14 +90,14 @@ def corrupted(direction: Direction) -> Row:
     """Flip one bit. The link is lost, none of its clients gets a wrong byte, and clients of the other link
     notice nothing.
     """
+    reason = "protocol_error" if direction is Direction.TO_CLIENT else "link_lost"
     return Row(
         name=f"a bit flipped on its way {direction.value.replace('_', ' ')}",
         breaks=corrupt(direction),
         clients=RESET,
         is_partial=True,
-        lost="link_lost",
-        results=LINK_LOST,
-        on_native={"link_lost": "protocol_error"} if direction is Direction.TO_CLIENT else {},
+        lost=reason,
+        results=frozenset({reason}),
         is_through_relay=True,
     )
 

@@ -1,4 +1,7 @@
-"""A peer that abuses numbers, windows and packet sizes harms its own link at most. On both planes."""
+"""A peer that abuses numbers, windows and packet sizes, or sends noise, harms its own link at most.
+
+On both planes.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from asyncssh.constants import DISC_MAC_ERROR, DISC_PROTOCOL_ERROR, MSG_DISCONNECT
 from asyncssh.packet import String
 
+from proxy.errors import LinkError
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh import metered
 from proxy.ssh.native import numbers
@@ -23,6 +28,11 @@ from tests.support.sshd import Sshd
 TARGET = Endpoint("10.0.0.1", 6443)
 REMEMBERED = 4
 CHANNELS = 60
+NOISE = {
+    "a length that cannot be": b"\xff\xff\xff\xf0",
+    "zeros": bytes(4096),
+    "a forged packet": (32).to_bytes(4) + bytes(48),
+}
 
 
 @pytest.fixture
@@ -42,10 +52,10 @@ async def gateway(
         yield gateway
 
 
-async def lost(gateway: Watched) -> str:
-    """The reason of the gateway's lost link."""
+async def lost(gateway: Watched) -> LinkError:
+    """Why the gateway's link has ended."""
     async with asyncio.timeout(SECONDS):
-        return str(await asyncio.shield(gateway._links[0].closed))
+        return await asyncio.shield(gateway._links[0].closed)
 
 
 @pytest.mark.parametrize("who", ["we close first", "the peer closes first"])
@@ -90,7 +100,7 @@ async def test_credit_without_end(gateway: Watched, script: Script, data_plane: 
     for _ in range(3):
         script.send(messages.WINDOW_ADJUST, number, 0xFFFFFFFF)
     if data_plane == "native":
-        assert "a window of more than" in await lost(gateway)
+        assert "a window of more than" in str(await lost(gateway))
         return
     script.send(messages.CLOSE, number)
     await script.receive(messages.CLOSE)
@@ -105,7 +115,32 @@ async def test_data_past_the_window(gateway: Watched, script: Script, data_plane
     channel.pause_reading()
     for _ in range(10):
         script.send(messages.DATA, number, then=String(bytes(32_000)))
-    assert ("whose window has" if data_plane == "native" else "Window exceeded") in await lost(gateway)
+    error = await lost(gateway)
+    assert ("whose window has" if data_plane == "native" else "Window exceeded") in str(error)
+    assert error.reason == "protocol_error"
+
+
+@pytest.mark.parametrize("noise", NOISE)
+async def test_noise(gateway: Watched, script: Script, noise: str) -> None:
+    channel, _ = await opened(gateway, script)
+    user = Collector()
+    channel.attach(user)
+    script.raw(NOISE[noise])
+    assert (await lost(gateway)).reason == "protocol_error"
+    async with asyncio.timeout(SECONDS):
+        await user.lost.wait()
+    assert getattr(user.error, "reason", None) == "protocol_error"
+    assert not user.data
+    await gateway.until(lambda: gateway.metric("gateway_reconnects_total", reason="protocol_error") == 1)
+
+
+@pytest.mark.parametrize("code", [DISC_PROTOCOL_ERROR, DISC_MAC_ERROR])
+async def test_a_disconnect_for_a_protocol_error(gateway: Watched, script: Script, code: int) -> None:
+    """The peer says that kubemux broke the protocol. OpenSSH says so for nearly every reason."""
+    script.send(MSG_DISCONNECT, code, then=String("go away") + String(""))
+    error = await lost(gateway)
+    assert error.reason == "link_lost"
+    assert "go away" in str(error)
 
 
 @pytest.mark.parametrize("largest", [0, 1, metered.SMALLEST_PACKET - 1])

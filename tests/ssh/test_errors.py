@@ -24,6 +24,7 @@ from proxy.errors import (
     Unresolvable,
 )
 from proxy.ssh.errors import Heard, describe_connect, describe_handshake, describe_loss
+from proxy.ssh.native.wire.errors import ProtocolError
 
 SERVER = "bastion.example:22"
 
@@ -81,6 +82,13 @@ def test_no_handshake(exc: Exception, kind: type[LinkError]) -> None:
     assert "HOST" not in found.hint, "the message names the address"
 
 
+def raised(exc: Exception) -> Exception:
+    """`exc`, as asyncssh raises it when the peer breaks the protocol."""
+    with pytest.raises(type(exc)):
+        raise exc
+    return exc
+
+
 @pytest.mark.parametrize(
     ("exc", "kind"),
     [
@@ -88,6 +96,9 @@ def test_no_handshake(exc: Exception, kind: type[LinkError]) -> None:
         (asyncssh.ConnectionLost("Server not responding to keepalive"), KeepaliveTimeout),
         (asyncssh.ConnectionLost("Connection lost"), LinkLost),
         (ConnectionResetError("reset"), LinkLost),
+        (asyncssh.ProtocolError("go away"), LinkLost),
+        (raised(asyncssh.ProtocolError("bad packet")), ProtocolError),
+        (raised(asyncssh.MACError("bad packet")), ProtocolError),
     ],
 )
 def test_a_link_that_was_lost(exc: Exception | None, kind: type[LinkError]) -> None:

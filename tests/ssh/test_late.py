@@ -154,4 +154,4 @@ async def test_the_rest_stays_strict(gateway: Watched, script: Script, breach: s
         script.send(kind, then=rest)
     async with asyncio.timeout(SECONDS):
         error = await asyncio.shield(link.closed)
-    assert error.reason in {"protocol_error", "link_lost"}
+    assert error.reason == "protocol_error"

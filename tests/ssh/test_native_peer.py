@@ -75,11 +75,6 @@ BROKEN: dict[str, Callable[[int], list[tuple[int, bytes]]]] = {
     "standard error": lambda number: [(messages.EXTENDED_DATA, UInt32(number) + UInt32(1) + String("x"))],
     "an answer nobody asked for": lambda number: [(messages.FAILURE, UInt32(number))],
 }
-NOISE = {
-    "a length that cannot be": b"\xff\xff\xff\xf0",
-    "zeros": bytes(4096),
-    "a forged packet": (32).to_bytes(4) + bytes(48),
-}
 
 
 async def broken(gateway: Watched) -> LinkError:
@@ -103,16 +98,6 @@ async def test_a_broken_protocol_ends_the_link_for_that_reason(
     assert error.reason == "protocol_error"
     assert user.error is error
     assert not user.data
-
-
-@pytest.mark.parametrize("noise", NOISE)
-async def test_noise_ends_the_link(gateway: Watched, script: Script, noise: str) -> None:
-    channel, _ = await opened(gateway, script)
-    user = Collector()
-    channel.attach(user)
-    script.raw(NOISE[noise])
-    error = await broken(gateway)
-    assert user.error is error
 
 
 async def test_a_peer_that_sends_past_the_window_of_a_stalled_client_is_stopped(

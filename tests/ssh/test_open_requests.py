@@ -12,7 +12,7 @@ from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import LinkError, LinkLost, MemoryExhausted
+from proxy.errors import LinkError, MemoryExhausted
 from proxy.errors.reasons import Reason
 from proxy.ssh.metered import MOST_QUEUED, SMALLEST_PACKET
 from proxy.ssh.native.wire import messages
@@ -237,14 +237,11 @@ async def test_a_malformed_open_ends_the_link(client: Client, served: Served, re
     assert served.requests.empty()
 
 
-async def test_a_message_on_a_channel_that_is_not_open_ends_the_link(
-    client: Client, served: Served, data_plane: str
-) -> None:
+async def test_a_message_on_a_channel_that_is_not_open_ends_the_link(client: Client, served: Served) -> None:
     client.ask()
     request = await served.request()
     client.send(messages.DATA, 0, then=String("x"))
-    expected = "protocol_error" if data_plane == "native" else LinkLost.reason
-    assert (await ended(served)).reason == expected
+    assert (await ended(served)).reason == "protocol_error"
     with pytest.raises(ConnectionResetError):
         request.accept()
 
