@@ -156,12 +156,11 @@ def _change(
         elsewhere = [key for key, fact in keys(type(new[name])).items() if fact.elsewhere]
         return all(getattr(old[name], key) == getattr(new[name], key) for key in elsewhere)
 
-    before, after = list(old), list(new)
-    stay = [name for name in after if name in before]
+    stay = [name for name in new if name in old]
     return Change(
-        removed=tuple(name for name in before if name not in after),
+        removed=tuple(name for name in old if name not in new),
         changed=tuple(name for name in stay if name in dirty and not is_same(name)),
-        added=tuple(name for name in after if name not in before),
+        added=tuple(name for name in new if name not in old),
         kept=tuple(name for name in stay if name not in dirty),
         renewed=tuple(name for name in stay if name in dirty and name not in light and is_same(name)),
         adjusted=tuple(name for name in stay if name in light),

@@ -22,6 +22,7 @@ from proxy.config.model import (
     LogConfig,
     ProbeConfig,
     RouteConfig,
+    SiteConfig,
     TlsConfig,
 )
 from proxy.runtime.endpoint import Endpoint
@@ -75,6 +76,32 @@ def with_gateways(**changes: GatewayConfig) -> Config:
 
 def test_equal_configurations_need_nothing() -> None:
     assert plan(OLD, deepcopy(OLD)) == NOTHING
+
+
+class Name(str):
+    """A name that counts how often it is compared with another."""
+
+    __slots__ = ()
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Name.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_the_work_does_not_grow_with_the_square_of_the_sites() -> None:
+    """The plan is made in the event loop. With 10,000 sites it once took 3 s."""
+    count = 500
+
+    def some(first: int) -> Config:
+        sites = {Name(f"site-{number}"): SiteConfig() for number in range(first, first + count)}
+        return OLD.model_copy(update={"sites": sites})
+
+    old, new, Name.compared = some(0), some(100), 0
+    change = plan(old, new).sites
+    assert (len(change.removed), len(change.kept), len(change.added)) == (100, 400, 100)
+    assert Name.compared < 20 * count
 
 
 def test_a_gateway_changes_with_those_it_jumps_through() -> None:
