@@ -27,13 +27,13 @@ class Pool:
         return self.spares.pop() if self.spares else memoryview(bytearray(self.size))
 
     def release(self, buffer: memoryview) -> None:
-        """Release `buffer`, which must have no views. A buffer of another size is not from this pool."""
+        """Release `buffer`, which must have no views. A buffer of another size is dropped: it is not ours."""
         if len(self.spares) < _SPARES and len(buffer) == self.size:
             self.spares.append(buffer)
 
 
 RECEIVED: Final = Pool(160 << 10)
-"""Room for three full packets of the gateway and a part of the next. A stalled client may keep one."""
+"""Room for three full packets of the peer and a part of the next. A stalled client may keep such a buffer."""
 
 SENT: Final = Pool(288 << 10)
 """Room for eight full packets, which `proxy.ssh.native.sending` reads at once, and small ones."""

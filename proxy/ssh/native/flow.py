@@ -37,7 +37,7 @@ RESUME_AT_ONCE: Final = 4
 link, and the others would have to wait again.
 """
 
-MODEST_AT_ONCE: Final = HIGH_WATER // SHARE
+BELOW_SHARE_AT_ONCE: Final = HIGH_WATER // SHARE
 """How many channels that have not sent their share resume in one turn: one share each fills the link."""
 
 
@@ -46,10 +46,10 @@ DEBT: Final = 8 * SHARE
 
 
 SHARED_WAY: Final = 256 << 10
-"""Bytes that a bulk transfer beside others may have under way if the round trip is short."""
+"""Bytes that a bulk transfer may have under way beside other channels if the round trip is short."""
 
 SHARED_RATE: Final = 250e6
-"""Bytes that it may have under way for each second of the round trip, if that is long."""
+"""Bytes that it may have under way for each second of the round trip, if the round trip is long."""
 
 SHARED_S: Final = 0.25
 """After another channel has sent something, a transfer counts as not alone for so many seconds."""
@@ -96,7 +96,7 @@ class Flow:
         self._turns = turns
         self._loop = asyncio.get_running_loop()
         self._had_share: OrderedDict[Sender, None] = OrderedDict()
-        self._modest: OrderedDict[Sender, None] = OrderedDict()
+        self._below_share: OrderedDict[Sender, None] = OrderedDict()
         self._resuming: asyncio.Handle | None = None
         self._period = 0
         self.is_congested = False
@@ -120,7 +120,7 @@ class Flow:
 
     def __repr__(self) -> str:
         return (
-            f"<Flow waiting={len(self._modest)}+{len(self._had_share)} congested={self.is_congested} "
+            f"<Flow waiting={len(self._below_share)}+{len(self._had_share)} congested={self.is_congested} "
             f"shut={self.is_shut}>"
         )
 
@@ -139,9 +139,9 @@ class Flow:
     def usable(self, sender: Sender, credit: int, under_way: int, grant: int) -> int:
         """How many bytes of its `credit` a channel may use; to be called when the peer has granted more.
 
-        All of it if the channel is alone on its link. Otherwise the bytes under way must stay few:
-        `under_way` have been sent, and the peer has not granted them again. `grant` is the smallest grant of
-        this peer so far. If the peer grants nothing more for a while, the flow calls `use_reserve`.
+        All of it if the channel is alone on its link. Otherwise few bytes may be under way: `under_way` is
+        how many the channel has sent that the peer has not replaced by new credit. `grant` is the smallest
+        grant of this peer so far. If the peer grants nothing more for a while, the flow calls `use_reserve`.
         """
         self._kept.pop(sender, None)
         now = self._loop.time()
@@ -168,13 +168,13 @@ class Flow:
     def wait(self, sender: Sender) -> None:
         """Hold `sender`, and queue it until there is room."""
         if not self.is_waiting(sender):
-            is_modest = sender.period != self._period or sender.spent < SHARE
-            (self._modest if is_modest else self._had_share)[sender] = None
+            is_below_share = sender.period != self._period or sender.spent < SHARE
+            (self._below_share if is_below_share else self._had_share)[sender] = None
             sender.hold()
 
     def is_waiting(self, sender: Sender) -> bool:
         """Whether `sender` is queued."""
-        return sender in self._had_share or sender in self._modest
+        return sender in self._had_share or sender in self._below_share
 
     def forget(self, sender: Sender) -> None:
         """Remove `sender`, which has ended."""
@@ -183,7 +183,7 @@ class Flow:
             self._reserve_timer.cancel()
             self._reserve_timer = None
         self._had_share.pop(sender, None)
-        self._modest.pop(sender, None)
+        self._below_share.pop(sender, None)
         if self._last_sender is sender:
             self._last_sender = None
 
@@ -228,13 +228,13 @@ class Flow:
         self._resume()
 
     def _resume(self) -> None:
-        for _ in range(min(MODEST_AT_ONCE, len(self._modest))):
+        for _ in range(min(BELOW_SHARE_AT_ONCE, len(self._below_share))):
             if self.is_shut or self.is_congested:
                 break
-            self._modest.popitem(last=False)[0].resume()
+            self._below_share.popitem(last=False)[0].resume()
         self._round()
         if (
-            (self._had_share or self._modest)
+            (self._had_share or self._below_share)
             and self._resuming is None
             and not (self.is_shut or self.is_congested)
         ):
@@ -247,7 +247,7 @@ class Flow:
         went = 0
         for _ in range(len(self._had_share)):
             if self.is_shut or went == RESUME_AT_ONCE or (self.is_congested and went):
-                # At least one, even if many others that have not sent their share are resumed before
+                # At least one resumes, even if channels below their share have congested the link again.
                 return
             sender = next(iter(self._had_share))
             sender.spent = min(sender.spent, DEBT) - SHARE

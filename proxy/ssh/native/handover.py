@@ -69,8 +69,8 @@ _PARTS: Final = (
 )
 
 _CARRIED: Final = (b"aes128-gcm@openssh.com", b"aes256-gcm@openssh.com", b"chacha20-poly1305@openssh.com")
-"""The only ciphers that we offer in later key exchanges. If the peer accepts none of them any more, the link
-ends in order.
+"""The only ciphers that we offer in later key exchanges. If the peer accepts none of them any more, the key
+exchange fails, and the link ends.
 """
 
 
@@ -143,7 +143,8 @@ class Handover:
             conn._recv_pkthdr,
             conn._recv_packet,
         )
-        # A client's login succeeds in a task. The one that counts its last packet may not have run yet.
+        # asyncssh handles the last packet of a client's login in a task, and counts it when the task has
+        # ended. That may still have to happen.
         is_login = conn.is_server() and conn._auth_complete and not is_between
         sending = _keys(conn._send_encryption, conn._send_seq)
         receiving = _keys(conn._recv_encryption, (conn._recv_seq + is_login) & 0xFFFFFFFF)
@@ -193,7 +194,7 @@ class Handover:
         exists.
 
         asyncssh ends the connection itself if the packet is wrong. It does not get the answer to a keepalive:
-        an idle link receives nothing else, and without asyncssh a keepalive takes a tenth less instructions.
+        an idle link receives nothing else, and a keepalive then takes a tenth fewer instructions.
         """
         if packet[HEADER] in messages.RESPONSES and internals.take_answer(self._conn):
             return self._conn._transport is not None
@@ -203,8 +204,8 @@ class Handover:
         return self._conn._transport is not None
 
     def sent(self, nbytes: int) -> None:
-        """Count `nbytes` that went out, and begin a key exchange if asyncssh's limits in bytes or seconds are
-        over.
+        """Count `nbytes` that went out. Begin a key exchange if a limit of asyncssh, in bytes or seconds, is
+        reached.
 
         asyncssh itself checks these limits only before it sends a packet, for example a keepalive. So an idle
         link gets new keys, too.
@@ -241,8 +242,8 @@ class Handover:
         conn = self._conn
         # asyncssh has counted only its own packets, and needs the right number for what follows NEWKEYS.
         conn._send_seq = self._successor.sending_sequence()
-        # asyncssh's limits count from here, not from KEXINIT: otherwise the next exchange could begin in this
-        # one.
+        # asyncssh's limits count from here, not from KEXINIT. Otherwise the next exchange could begin before
+        # this one has ended.
         conn._rekey_bytes_sent, conn._rekey_time = 0, monotonic() + (conn._rekey_seconds or 0)
         type(conn).send_newkeys(conn, k, h)
         keys, conn._send_encryption = _keys(conn._send_encryption, conn._send_seq), None

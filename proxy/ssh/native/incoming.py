@@ -1,4 +1,4 @@
-"""From the gateway: packets are opened in the buffer that they were read into, and passed on from there.
+"""From the peer: packets are opened in the buffer that they were read into, and passed on from there.
 
 The buffer is released when all of its data is passed on. If a client's transport cannot write a packet's data
 at once, it keeps a memoryview of the data, and its channel is paused. Then the buffer stays with that client,
@@ -25,7 +25,7 @@ from proxy.ssh.native.wire.keys import Keys
 from proxy.ssh.native.wire.packets import TAG, Opener
 
 LARGEST_DATA: Final = 48 << 10
-"""Bytes of data in a packet that we allow sshd to send.
+"""The most bytes of data that we allow sshd to send in one packet.
 
 sshd reads 32 KiB at a time, and sends one packet of a channel at a time. Data that has collected in sshd
 while the link was full goes out faster in larger packets: with a round trip of 100 ms, a download has 165
@@ -152,9 +152,9 @@ class Incoming(asyncio.BufferedProtocol):
             self._valve.close(Reason.TURN)
             self._on_read()
 
-    def costs(self, messages: int) -> None:
-        """Count the current message as `messages` additional messages."""
-        self._left -= messages
+    def costs(self, count: int) -> None:
+        """Count the current message as `count` more messages."""
+        self._left -= count
 
     def turn_ends(self) -> None:
         """Every other link has had a turn: open packets that still wait, up to the limit of one turn."""
@@ -206,7 +206,7 @@ class Incoming(asyncio.BufferedProtocol):
 
     def _replace(self, rest: memoryview) -> None:
         view = NONE
-        # Bytes that wait for new keys, or come through a jump host.
+        # Bytes that wait for new keys, or come through a jump host, may be more than one buffer holds.
         if len(rest) + _LEAST_ROOM > RECEIVED.size:
             view = memoryview(bytearray(len(rest) + 2 * _LEAST_ROOM))
         elif rest:
@@ -232,7 +232,7 @@ class Incoming(asyncio.BufferedProtocol):
             self.buffer_updated(taken)
 
     def eof_received(self) -> bool:
-        """The gateway has closed its side. An SSH connection cannot be half closed, so it ends."""
+        """The peer has closed its side. An SSH connection cannot be half closed, so it ends."""
         self._on_lost(None)
         return False
 

@@ -1,5 +1,5 @@
-"""A channel of the native data plane (`link_data_plane{mode="native"}`): its life cycle, and
-the direction from the cluster. The direction to the cluster is its `Sending`.
+"""A channel of the native data plane (`link_data_plane{mode="native"}`): its life cycle, and the direction
+from the cluster. The direction to the cluster is its `Sending`.
 
 The client's transport gets data as memoryviews of the buffer in which it was opened. The cluster gets credit
 for the bytes that the client's socket has taken.
@@ -34,8 +34,8 @@ class Owner(Protocol):
     def received(self) -> int:
         """Bytes that have arrived on the link so far."""
 
-    def number(self, channel: NativeChannel) -> int:
-        """A number for a new channel."""
+    def add(self, channel: NativeChannel) -> int:
+        """Add a new channel. Returns our number for it."""
 
     def release(self, number: int) -> None:
         """The channel was refused, so its number is free at once."""
@@ -104,7 +104,7 @@ class NativeChannel:
         self._had_close = False
         self.is_answered = False
         """Whether the peer has opened or refused the channel."""
-        self.number = owner.number(self)
+        self.number = owner.add(self)
         """Our number for the channel, which the peer's messages contain."""
         self._sending = sending = Sending(out, flow, self.number)
         # Without methods in between: these are called for each read from a client's socket.
@@ -205,18 +205,18 @@ class NativeChannel:
 
     # --------------------------------------------------------------------------------------- from the peer
 
-    def confirmed(self, said: messages.Confirmation) -> None:
+    def confirmed(self, answer: messages.Confirmation) -> None:
         """The peer has opened the channel."""
         if self.is_answered:
             raise ProtocolError(f"channel {self.number} was opened twice")
-        self._sending.opened(said)
+        self._sending.opened(answer)
         self._answered(None)
 
-    def refused(self, said: Refusal) -> None:
+    def refused(self, refusal: Refusal) -> None:
         """The peer has refused to open the channel."""
         if self.is_answered:
             raise ProtocolError(f"channel {self.number} was refused after it was opened")
-        self._answered(said)
+        self._answered(refusal)
         self._owner.release(self.number)
         self._end(None)
 

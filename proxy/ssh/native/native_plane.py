@@ -43,7 +43,7 @@ OPEN_COST: Final = 16
 MOST_UNREAD: Final = 2 << 20
 """Bytes that may wait in the link's transport; with more, the link is not read.
 
-Clients add none above 0.5 MiB, so the others are answers to the peer.
+Clients add no bytes above 0.5 MiB, so the bytes above that are answers to the peer.
 """
 
 MOST_WRITES: Final = 4096
@@ -178,8 +178,8 @@ class NativePlane:
         """See `proxy.ssh.open_requests.Answers`."""
         self._outgoing.send(messages.open_failure(asked.sender, code, text))
 
-    def number(self, channel: NativeChannel) -> int:
-        """A number for a new channel."""
+    def add(self, channel: NativeChannel) -> int:
+        """Add a new channel. Returns our number for it."""
         self._live[channel] = None
         return self._numbers.allocate(channel)
 
@@ -276,7 +276,7 @@ class NativePlane:
         self._flow.keys(is_rekeying=False)
 
     def receiving_keys(self, keys: Keys) -> None:
-        """The gateway's NEWKEYS has arrived: open with `keys` from now on."""
+        """The peer's NEWKEYS has arrived: open with `keys` from now on."""
         self._incoming.change_keys(keys)
 
     # ------------------------------------------------------------------------------------------- the link
@@ -365,7 +365,7 @@ def _tcp_socket(conn: Connection) -> socket.socket | None:
     theirs: socket.socket | None = conn.get_extra_info("socket")
     if theirs is None or theirs.family not in (socket.AF_INET, socket.AF_INET6):
         return None
-    # With uvloop's object: if this fails, an object of ours would be collected, and close uvloop's
-    # descriptor.
+    # Set through uvloop's object, before there is ours: if the call failed, the garbage collector would close
+    # ours, and with it uvloop's descriptor.
     theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_LOW_WATER)
     return socket.socket(theirs.family, theirs.type, theirs.proto, theirs.fileno())

@@ -1,4 +1,4 @@
-"""To the gateway: all packets of a turn of the loop are sealed into one buffer, which is written once.
+"""To the peer: all packets of a turn of the loop are sealed into one buffer, which is written once.
 
 `transport.write` calls the kernel at once. With a write for each packet, requests on many connections spent
 most of their time in system calls.
@@ -21,7 +21,9 @@ DATA_AT: Final = HEADER + messages.DATA_HEADER
 """Bytes in a packet before the client's data."""
 
 MOST_COPIED: Final = 32 << 10
-"""Bytes: if others wait in the transport, so few are copied, and the buffer can be used in the next turn."""
+"""Bytes of the largest write that is copied while earlier bytes wait in the transport. The buffer of a copied
+write is free at once. Otherwise the transport has it until nothing waits.
+"""
 
 
 MOST_DEFERRED: Final = 1 << 16

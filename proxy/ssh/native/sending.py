@@ -49,8 +49,6 @@ class Sending:
     __slots__ = (
         "_credit",
         "_flow",
-        "_grant",
-        "_granted",
         "_is_blocked",
         "_is_full",
         "_is_held",
@@ -58,10 +56,12 @@ class Sending:
         "_largest",
         "_number",
         "_out",
-        "_peer",
+        "_peer_window",
         "_pending",
+        "_recipient",
         "_reserve",
         "_sent_eof",
+        "_smallest_grant",
         "_user",
         "_wants_close",
         "_wants_eof",
@@ -76,11 +76,11 @@ class Sending:
         self._flow = flow
         self._number = number
         self._user: ChannelUser | None = None
-        self._peer = 0
+        self._recipient = 0
         self._credit = 0
         self._reserve = 0
-        self._granted = 0
-        self._grant = messages.BIGGEST_WINDOW
+        self._peer_window = 0
+        self._smallest_grant = messages.BIGGEST_WINDOW
         self._largest = 0
         self._pending = bytearray()
         self._is_blocked = False
@@ -138,7 +138,7 @@ class Sending:
             self._update_user()
 
     def _send(self, at: int, nbytes: int) -> None:
-        self._out.put_data(self._peer, _read, at, nbytes)
+        self._out.put_data(self._recipient, _read, at, nbytes)
         self._credit -= nbytes
         self._flow.spend(self, nbytes)
 
@@ -168,7 +168,7 @@ class Sending:
         if not self._pending and not self.has_closed and self._is_open:
             if self._wants_eof and not self._sent_eof:
                 self._sent_eof = True
-                self._out.send(messages.eof(self._peer))
+                self._out.send(messages.eof(self._recipient))
             if self._wants_close:
                 self.close_now()
         self._update_user()
@@ -201,9 +201,9 @@ class Sending:
                 f"a window of more than {messages.BIGGEST_WINDOW} bytes on channel {self._number}"
             )
         was_out = not self._credit
-        self._granted = max(self._granted, spare)
-        self._grant = min(self._grant, credit)
-        self._credit = self._flow.usable(self, spare, self._granted - spare, self._grant)
+        self._peer_window = max(self._peer_window, spare)
+        self._smallest_grant = min(self._smallest_grant, credit)
+        self._credit = self._flow.usable(self, spare, self._peer_window - spare, self._smallest_grant)
         self._reserve = spare - self._credit
         if was_out:
             self._send_pending()
@@ -217,11 +217,11 @@ class Sending:
 
     # ------------------------------------------------------------------------------------------- life cycle
 
-    def opened(self, said: messages.Confirmation) -> None:
+    def opened(self, answer: messages.Confirmation) -> None:
         """The peer has opened the channel. If the client has gone, end the channel at once."""
         self._is_open = True
-        self._peer, self._largest = said.sender, min(said.largest, LARGEST_SENT)
-        self._credit = self._granted = said.window
+        self._recipient, self._largest = answer.sender, min(answer.largest, LARGEST_SENT)
+        self._credit = self._peer_window = answer.window
         if self._wants_eof or self._wants_close:
             self._send_pending()
 
@@ -237,12 +237,12 @@ class Sending:
 
     def grant(self, credit: int) -> None:
         """Grant the peer `credit` bytes."""
-        self._out.send(messages.window_adjust(self._peer, credit))
+        self._out.send(messages.window_adjust(self._recipient, credit))
 
     def refuse_request(self) -> None:
         """Refuse a request of the peer."""
         if not self.has_closed:
-            self._out.send(messages.failure(self._peer))
+            self._out.send(messages.failure(self._recipient))
 
     def write_eof(self) -> None:
         """Send CHANNEL_EOF after pending data."""
@@ -262,7 +262,7 @@ class Sending:
         """Send CHANNEL_CLOSE now; pending data must not follow it."""
         if self._is_open and not self.has_closed:
             self.has_closed = True
-            self._out.send(messages.close(self._peer))
+            self._out.send(messages.close(self._recipient))
 
     def end(self) -> None:
         """Leave the flow, and never call the user again: the channel has ended."""

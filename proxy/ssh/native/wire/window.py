@@ -96,9 +96,9 @@ class ReceiveWindow:
 
         `passed` is the number of bytes that have arrived on the link so far.
         """
-        way = min(WIDEST, max(NARROWEST, int(round_trip * FASTEST)))
+        path = min(WIDEST, max(NARROWEST, int(round_trip * FASTEST)))
         mine = self._granted + self._owed
-        return max(way // 4, way * mine // max(passed - self._passed, mine, 1))
+        return max(path // 4, path * mine // max(passed - self._passed, mine, 1))
 
     def grow(self, nbytes: int) -> None:
         """Add `nbytes` to the window; the next grant contains them."""
