@@ -126,8 +126,8 @@ def describe_handshake(server: str, exc: Exception, *, who: str, heard: Heard) -
         return HandshakeFailed(
             f"{server} hung up during the SSH handshake: {said}",
             hint="is that port an SSH server? If so, its log says why: over MaxStartups it drops "
-            "connections at random, and "
-            "PerSourcePenalties shut out an address for a while (`Not allowed at this time`)",
+            "connections at random, and PerSourcePenalties shut out an address for a while "
+            "(`Not allowed at this time`)",
         )
     # Asyncssh's message ends with the lists of both sides, which are long; the peer's is the second.
     if isinstance(exc, asyncssh.KeyExchangeFailed):
@@ -151,8 +151,7 @@ def _refused(server: str, who: str, heard: Heard) -> LinkError:
         return AuthFailed(
             f"{server} has accepted {heard.accepted}, but wants {' or '.join(heard.methods)} as well{asks}",
             hint="kubemux logs in with keys, and nobody is there to be asked: let this user in with a key "
-            "alone "
-            "(AuthenticationMethods publickey, for a Match User in sshd_config)",
+            "alone (AuthenticationMethods publickey, for a Match User in sshd_config)",
         )
     if heard.methods and "publickey" not in heard.methods and not heard.shown:
         return AuthFailed(
@@ -168,9 +167,8 @@ def _too_many(server: str, who: str, heard: Heard) -> LinkError:
     return AuthFailed(
         f"{server} has refused {len(heard.shown)} keys, and takes no more in one login (MaxAuthTries): "
         f"{shown}; we are {who}",
-        hint="name the one key that is in authorized_keys of that user, and no others: identity_files: "
-        "[FILE]; of an agent's, "
-        "by IdentityFile and IdentitiesOnly in an ssh_config. One that was not shown may be it",
+        hint="configure only the key that is in that user's authorized_keys, perhaps one that was not tried: "
+        "identity_files: [FILE], or for a key of an agent IdentityFile and IdentitiesOnly in an ssh_config",
     )
 
 
@@ -227,8 +225,8 @@ def unused(server: str, seconds: float) -> LinkLost:
     """The error for a link that the server closed without a reason, after `seconds` without a channel."""
     hint = (
         "sshd's UnusedConnectionTimeout (9.2 and later) ends connections without channels; kubemux dials "
-        "again at once. Set it "
-        "to none for this user to keep the links. If it is not that, sshd's log says why it hung up"
+        "again at once. Set it to none for this user to keep the links. If that is not the cause, sshd's "
+        "log says why it hung up"
     )
     return LinkLost(
         f"{server} closed the connection, which had carried no channel for {seconds:.0f} s", hint=hint

@@ -6,8 +6,9 @@ from dialling at the same moment.
 After a refused key or host key we wait long. sshd 9.8 adds up such failures if they come faster than one in 5
 s (PerSourcePenalties). At 15 s of penalty it refuses our address, and with it all gateways on that sshd.
 
-Each class counts its own failures: the first refusal after a long outage is a first one. A dial that
-succeeds, or a failure of another class, resets no count: only a link that stays up for a while does.
+Each class counts its own failures, so the first refusal after a long outage has the shortest delay of its
+class. A dial that succeeds, or a failure of another class, resets no count: only a link that stays up for a
+while does.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ At 15 s sshd refuses our address. The other 5 s are left for an operator who log
 """
 
 
-class Pace:
+class LoginPace:
     """How many login attempts may be under way at one server, given what it has refused.
 
     Each attempt that may be refused counts as a refusal. One more may start when the server has forgotten

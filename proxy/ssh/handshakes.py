@@ -5,7 +5,7 @@ sshd counts by client address, and all our gateways dial from the same one. MaxS
 the tenth handshake on. PerSourcePenalties (9.8) add up refusals that come faster than one in 5 s; at 15 s
 sshd refuses our address, also with good keys.
 
-So each attempt that may be refused waits for its turn (`proxy.ssh.governor.Pace`); attempts that will
+So each attempt that may be refused waits for its turn (`proxy.ssh.governor.LoginPace`); attempts that will
 probably be accepted go first. If many gateways use the same key, one of them tries it, and a refusal counts
 for all.
 """
@@ -23,7 +23,7 @@ from weakref import WeakSet, ref
 from proxy.errors import LinkError, RetryClass, Stage
 from proxy.ssh import governor
 from proxy.ssh.errors import without_traceback
-from proxy.ssh.governor import HANDSHAKES_IN_FLIGHT, Backoff, Pace
+from proxy.ssh.governor import HANDSHAKES_IN_FLIGHT, Backoff, LoginPace
 
 PROVEN_S: Final = 5.0
 """For this long after a key was accepted, gateways with the same key do not wait for each other.
@@ -32,7 +32,7 @@ When many gateways dial together, each acceptance extends it.
 """
 
 MAX_KNOWN: Final = 1000
-"""How many servers and keys are remembered. Above that, those without a refusal are forgotten: no harm."""
+"""How many servers and keys are remembered. Above that, those without a refusal are forgotten (harmless)."""
 
 
 class RefusedGateway(Protocol):
@@ -70,7 +70,7 @@ class _Standing:
         self.waiting: WeakSet[RefusedGateway] = WeakSet()
 
     def is_remembered(self, now: float) -> bool:
-        """Whether to forget it would do harm: it is tried now, or a refusal still holds."""
+        """Whether it must not be forgotten: it is tried now, or a refusal still holds."""
         return self.trial is not None or (self.refusal is not None and now < self.refused_until)
 
     def rank(self, now: float, *, is_ordered: bool) -> _Rank:
@@ -86,7 +86,7 @@ class _Server:
 
     def __init__(self) -> None:
         self.slots = asyncio.Semaphore(HANDSHAKES_IN_FLIGHT)
-        self._pace = Pace()
+        self._pace = LoginPace()
         self._queue: list[tuple[_Rank, int]] = []
         self._numbers = count()
         self._released = 0
@@ -100,7 +100,7 @@ class _Server:
     async def turn(self, rank: _Rank) -> AsyncIterator[Callable[[], None]]:
         """Wait until one more refusal would do no harm. While the block runs, a refusal may come.
 
-        The block gets a function. When it calls that, no refusal can come any more.
+        The block gets a function, and calls it when no refusal can come any more.
         """
         loop = asyncio.get_running_loop()
         is_free = rank is _Rank.PROVEN or (rank is _Rank.LIKELY and self._pace.is_quiet(loop.time()))
@@ -176,7 +176,7 @@ class Handshakes:
         after the backoff of that refusal. If one is accepted before, `dial_now` of `who` is called.
         `is_ordered`: the operator wants a try now.
 
-        The block gets a function. It calls that when the server has accepted the key, but the login still
+        The block gets a function, and calls it when the server has accepted the key, but the login still
         waits for something else: the turn goes to the next attempt, and the slot is kept.
         """
         standing = self._standing(server, identity)

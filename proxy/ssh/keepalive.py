@@ -29,14 +29,15 @@ windows must not grow for that.
 """
 
 _AT_FIRST: Final = 3
-"""How many measurements are made quickly, one after another: from its start on for a link to a gateway, and
-from the first channel of a client on for a link of a client of our SSH server.
+"""How many measurements follow each other quickly. On a link to a gateway they begin when the link starts. On
+a link of a client of our SSH server they begin with the first channel.
 
 With a single one, a busy start measured 9 ms on loopback. Windows grew to 11 MiB because of it, until the
 next measurement 15 s later.
 """
 
 _AT_FIRST_S: Final = 0.5
+"""Seconds between two of them."""
 
 BUSY: Final = 64 << 10
 """Bytes in full packets that count as an answer if they arrive or leave in one interval.
@@ -127,7 +128,7 @@ class Keepalive:
         self._bulk = bulk
 
     def _answered(self) -> None:
-        if internals.is_gone(self._conn):  # asyncssh answers what waits when a connection ends
+        if internals.is_gone(self._conn):  # asyncssh answers open requests itself when a connection ends
             return
         self._is_waiting = False
         self.rtt = perf_counter() - self._sent

@@ -196,7 +196,7 @@ class Link:
         """Open a channel within `timeout` seconds.
 
         A probe's channel is not needed (`is_needed` is false): the link may be closed in spite of it.
-        `opening` is for a channel that needs more than the peer's answer.
+        Pass an `opening` if the client must wait for more than the peer's answer.
 
         Raises LinkDown if the link ends before the answer, MemoryExhausted, otherwise a ChannelError.
         """
@@ -231,12 +231,12 @@ class Link:
                 self._abandon(opening, target)
             _give_up(channel)
             raise ChannelTimeout(f"{self.server} did not reach {opening.target} within {timeout:g} s")
-        self._answers()
+        self._note_answer()
         if refusal is not None:
             raise self._refusal(refusal, target)
         return channel
 
-    def _answers(self) -> None:
+    def _note_answer(self) -> None:
         self._oldest, self._stuck = None, 0
 
     def _abandon(self, opening: Opening, target: Endpoint) -> None:
@@ -286,7 +286,7 @@ class Link:
         """
 
         def answered(rtt: float) -> None:
-            self._answers()
+            self._note_answer()
             on_rtt(rtt)
 
         if not self.closed.done():
@@ -299,7 +299,7 @@ class Link:
                 set_user_timeout(self._conn.get_extra_info("socket"), unanswered(settings))
 
     def lost(self, exc: Exception | None) -> None:
-        """Asyncssh calls this when the connection has ended; it has told its own channels already."""
+        """Asyncssh calls this when the connection has ended; before that, it has ended its own channels."""
         error = self.error or describe_loss(self.server, exc)
         is_silent = self.error is None and (exc is None or is_hung_up(exc))
         idle = self._loop.time() - self._idle_since if self.idle.is_set() else 0.0

@@ -32,6 +32,8 @@ An RSA signature of 4096 bits takes 7 ms, and a peer may request many.
 """
 
 LISTS: Final = frozenset({7, messages.KEXINIT})
+"""Messages that consist of lists: EXT_INFO (RFC 8308) and KEXINIT."""
+
 LONGEST_LIST: Final = 32 << 10
 """Bytes of the longest list of extensions or algorithms that we accept.
 
@@ -39,6 +41,8 @@ OpenSSH's lists have 2 KiB. asyncssh accepts 256 KiB, and needs 120 ms for such 
 """
 
 ANSWERS: Final = frozenset({81, 82, messages.OPEN_FAILURE, messages.WINDOW_ADJUST, 99, messages.FAILURE})
+"""Messages that a peer makes asyncssh send. During a key exchange asyncssh keeps all of them."""
+
 MOST_QUEUED: Final = 200
 """How many global requests may wait while one is handled. A client that registers forwards sends all of them
 at once.
@@ -78,6 +82,7 @@ jump host is smaller.
 """
 
 POLL_S: Final = 0.02
+"""Seconds between two checks whether enough bytes were taken: there is no callback for that."""
 
 _LARGEST: Final = slice(13, 17)
 """The largest packet in an OPEN_CONFIRMATION (RFC 4254 5.1), after the type, two numbers and the window."""

@@ -1,7 +1,7 @@
 """Channels that the peer of a link opens: `direct-tcpip` to a host and a port (RFC 4254 7.2). For both data
 planes.
 
-It refuses every other type of channel: shells, X11, agents, unix sockets. A gateway, which kubemux has
+kubemux refuses every other type of channel: shells, X11, agents, unix sockets. A gateway, which kubemux has
 dialled, may open no channel at all.
 """
 
@@ -46,7 +46,7 @@ Limit = Callable[[int], str]
 
 
 def at_most(most: int, key: str) -> Limit:
-    """A limit for each link. `key` is what sets it, for the message."""
+    """A limit for each link. `key` is the configuration key that sets it, for the message."""
     return lambda count: f"{key} is {most}, and as many are open" if count >= most else ""
 
 

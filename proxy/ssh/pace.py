@@ -13,7 +13,7 @@ BULK: Final = 16_000
 """A packet with at least this many bytes of data counts as full: dropbear's largest packets have 16,375."""
 
 STEP: Final = 128 << 10
-"""Bytes per second in full packets that make a link busier by one. It is that little because requests wait
+"""Bytes per second in full packets that make a link busier by one. It is this small because requests wait
 longest beside a download over a slow line, for example one of 5 Mbit/s.
 """
 

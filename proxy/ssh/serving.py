@@ -57,7 +57,7 @@ def on_service(conn: asyncssh.SSHServerConnection) -> None:
     """Accept further requests for the login's service, as sshd does.
 
     paramiko asks for the service before each key or password that it tries. asyncssh 2.24 accepts one request
-    and ends the connection at the second, so the client's second key never came.
+    and ends the connection at the second, so the client could not try its second key.
     """
     inner = cast("Any", conn)
     accept_service = inner._packet_handlers[messages.SERVICE_REQUEST]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import RetryClass
-from proxy.ssh.governor import ALLOWED_S, REFUSAL_S, STABLE_S, Backoff, Outage, Pace
+from proxy.ssh.governor import ALLOWED_S, REFUSAL_S, STABLE_S, Backoff, LoginPace, Outage
 
 FIRST = {RetryClass.SOON: 0.5, RetryClass.SLOW: 15.0}
 LARGEST = {RetryClass.SOON: 15.0, RetryClass.SLOW: 300.0}
@@ -101,7 +101,7 @@ def test_refused_logins_never_add_up_to_a_penalty_of_sshd(attempts: list[tuple[f
 
     `attempts`: for each, the pause before it, whether sshd refuses it, and how long it takes.
     """
-    pace, now, forgiven_at, running = Pace(), 0.0, 0.0, list[tuple[float, bool]]()
+    pace, now, forgiven_at, running = LoginPace(), 0.0, 0.0, list[tuple[float, bool]]()
 
     def end(until: float) -> float:
         nonlocal forgiven_at

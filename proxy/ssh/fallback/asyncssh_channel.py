@@ -1,9 +1,9 @@
 """A channel carried by asyncssh's own channel (`link_data_plane{mode="asyncssh"}`).
 
 asyncssh copies the data that it writes (`SSHChannel.write`), so all channels read from their clients into the
-same buffer. It grants credit when it delivers data. While a channel is paused, asyncssh keeps what arrives,
-at most the window. The window grows while the client reads fast, and the daemon's budget limits it: that
-bounds the memory of a stalled client.
+same buffer. asyncssh grants credit when it delivers data. While a channel is paused, asyncssh keeps what
+arrives, at most the window. The window grows while the client reads fast, and the daemon's budget limits it:
+that bounds the memory of a stalled client.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from proxy.ssh.data_plane import OnAnswer, Refusal
 from proxy.ssh.errors import describe_loss
 from proxy.ssh.fallback.asyncssh_channel import AsyncsshChannel
 from proxy.ssh.internals import Connection
-from proxy.ssh.metered import carrier, is_behind
+from proxy.ssh.metered import POLL_S, carrier, is_behind
 from proxy.ssh.native.wire import messages
 from proxy.ssh.open_requests import Limit, OnRefused, OnRequest, OpenRequests
 from proxy.ssh.pace import BULK
@@ -33,8 +33,6 @@ HIGH_WATER: Final = 512 << 10
 
 RESUME_AT_ONCE: Final = 4
 """How many channels resume in one turn of the loop. If all did, the first few would always fill the link."""
-
-KEX_POLL_S: Final = 0.02
 
 LOST: Final = "SSH connection closed"
 
@@ -202,17 +200,17 @@ class AsyncsshPlane:
             self.bulk += nbytes
         if not self._is_full and self._is_stuck:
             self._pause()
-            self._loop.call_later(KEX_POLL_S, self._resume_after_kex)
+            self._loop.call_later(POLL_S, self._resume_unless_stuck)
 
     @property
     def _is_stuck(self) -> bool:
         return internals.is_exchanging_keys(self._conn) or is_behind(self._carrier)
 
-    def _resume_after_kex(self) -> None:
+    def _resume_unless_stuck(self) -> None:
         if internals.is_gone(self._conn):
             return
         if self._is_stuck:
-            self._loop.call_later(KEX_POLL_S, self._resume_after_kex)
+            self._loop.call_later(POLL_S, self._resume_unless_stuck)
         elif not self._is_congested:
             self._resume()
 
@@ -222,7 +220,7 @@ class AsyncsshPlane:
 
     def _drained(self) -> None:
         self._is_congested = False
-        self._resume_after_kex()
+        self._resume_unless_stuck()
 
     def _pause(self) -> None:
         self._is_full = True
