@@ -64,7 +64,7 @@ async def test_an_old_link_has_its_time(sshd: Sshd) -> None:
         gateway.renew("test")
         async with asyncio.timeout(30):
             error = await asyncio.shield(old.closed)
-        assert "was replaced 0.05 s ago, and had 1 channels still" in str(error)
+        assert "was replaced 0.05 s ago, and still had 1 channels" in str(error)
         await gateway.until(lambda: gateway.links == 1 and not gateway.snapshot().retiring)
 
 

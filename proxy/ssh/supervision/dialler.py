@@ -58,7 +58,7 @@ class Dialler:
         self._gateways = gateways
 
     def begin_anew(self) -> None:
-        """Calls for the old files and names may hang; those for the new ones must not wait for them."""
+        """Use new places for files and names: calls for the old ones may hang, and the new must not wait."""
         self._places = Places(f"gateway {self._name}")
 
     def order(self) -> None:

@@ -60,7 +60,7 @@ class Lifetimes(Generic[L]):
         self._wanted = wanted
         self._on_lost = on_lost
         self._on_change = on_change
-        self._missing: set[L] = set()
+        self._silent: set[L] = set()
         self._new_settings = asyncio.get_running_loop().create_future()
         self._tasks = Tasks(f"gateway {name}")
 
@@ -138,7 +138,7 @@ class Lifetimes(Generic[L]):
                 await link.idle.wait()
         except TimeoutError:
             error = LinkReplaced(
-                f"link to {link.server} was replaced {seconds:g} s ago, and had {link.load} channels still"
+                f"link to {link.server} was replaced {seconds:g} s ago, and still had {link.load} channels"
             )
         await link.close(error)
 
@@ -148,17 +148,17 @@ class Lifetimes(Generic[L]):
         link.start(self._config.keepalive, partial(self._answered, link), partial(self._missed, link))
 
     def _answered(self, link: L, rtt: float) -> None:
-        self._missing.discard(link)
+        self._silent.discard(link)
         self._report.rtt(rtt)
 
     def _missed(self, link: L, count: int) -> None:
         """The link has not answered for `count` intervals. After `max_missed`, close it. Before that, replace
         it if another link answers.
         """
-        self._missing.add(link)
+        self._silent.add(link)
         if count >= self._config.keepalive.max_missed:
             self._close(link, KeepaliveTimeout(f"{link.server} stopped answering"))
-        elif any(other not in self._missing for other in self._links):
+        elif any(other not in self._silent for other in self._links):
             self._replace(link, "it missed a keepalive, others do not")
 
     # ------------------------------------------------------------------------------------------ ends of links
@@ -166,7 +166,7 @@ class Lifetimes(Generic[L]):
     async def _watch(self, link: L) -> None:
         error = await self._until_it_ends(link)
         try:
-            self._missing.discard(link)
+            self._silent.discard(link)
             if self._links.remove(link):
                 self._on_lost(link, error)
             self._report.link_ended(link, error)

@@ -65,7 +65,7 @@ class PatternGateway:
         return f"<PatternGateway {self.name} hosts={len(self._hosts)}>"
 
     def start(self) -> None:
-        """Do nothing: a host is dialled when a client asks for it."""
+        """Dial nothing yet: a host is dialled when a client asks for it."""
         self._sum()
 
     def way(self, host: str) -> HostWay:
@@ -79,7 +79,7 @@ class PatternGateway:
     def gateway(self, host: str) -> Gateway:
         """Find or make the gateway of `host`. Raises UnknownName, HostLimit, LinkDown."""
         if self._is_closing:
-            raise LinkDown(f"gateway {self.name} is configured no more")
+            raise LinkDown(f"gateway {self.name} is no longer configured")
         if host not in self._hosts:
             if not is_host(host):
                 raise UnknownName(f"gateway {self.name}: {shown(host)} is no host", hint=_HOST_HINT)

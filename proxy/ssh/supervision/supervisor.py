@@ -98,7 +98,7 @@ class Supervisor:
 
         If this is cancelled, it closes at once.
         """
-        self._leave()
+        self._stop_reporting()
         try:
             await self._tasks.close()
             with suppress(TimeoutError):
@@ -109,19 +109,19 @@ class Supervisor:
 
     async def close(self) -> None:
         """Close every link and wait until they are closed."""
-        self._leave()
+        self._stop_reporting()
         await self._tasks.close()
         await self._lifetimes.close()
         await self._dialler.close()
         self.waiting.changed(is_up=False)
 
-    def _leave(self) -> None:
-        """Stop reporting: a new gateway may have this name now."""
+    def _stop_reporting(self) -> None:
+        """A new gateway may have this name and its metrics now."""
         self._is_closing = self._report.is_closing = True
 
     def reconfigure(self, config: GatewayConfig) -> None:
         """Use settings that the links can take (`Gateway.adjust`)."""
-        if not config.is_on_demand and self._config.is_on_demand:  # unused: no outage
+        if not config.is_on_demand and self._config.is_on_demand:  # no client used it: no outage
             self.waiting.begin_anew()
         self._config = config
         self._demand.update(self._clients, asyncio.get_running_loop().time())

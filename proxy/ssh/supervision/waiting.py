@@ -32,8 +32,8 @@ class Waiting:
         """
         self.up = asyncio.Event()
         """Set while a link is up. `end` replaces it."""
-        self._held = 0
-        self._asking = 0
+        self._waiting_for_link = 0
+        self._waiting_for_dial = 0
         self._subject = subject
         self._retry = retry
         self._why = why
@@ -47,7 +47,7 @@ class Waiting:
         """How many clients wait. A client whose dial has failed is not counted, even if its task has not
         ended yet.
         """
-        return self._held + self._asking
+        return self._waiting_for_link + self._waiting_for_dial
 
     @property
     def has_failed(self) -> bool:
@@ -74,7 +74,7 @@ class Waiting:
     def dialled(self, failure: LinkError | None) -> None:
         """Wake the clients that wait for a dial: it has ended, with `failure` or successfully."""
         if failure is not None:
-            self._asking = 0
+            self._waiting_for_dial = 0
         self._dialled.set_result(failure)
         self._dialled = self._loop.create_future()
 
@@ -100,13 +100,13 @@ class Waiting:
                 f"{self._subject} has no link, and has had none for {seconds:.0f} s", hint=self._hint
             ) from self._why()
         try:
-            self._held += 1
+            self._waiting_for_link += 1
             async with asyncio.timeout_at(until):
                 await self.up.wait()
         except TimeoutError:
             raise LinkDown(f"{self._subject} has no link", hint=self._hint) from self._why()
         finally:
-            self._held -= 1
+            self._waiting_for_link -= 1
 
     async def for_dial(self, until: float) -> None:
         """Wait for the next dial, and return if it succeeds.
@@ -120,12 +120,12 @@ class Waiting:
                 f"{seconds:.0f} s"
             ) from self._why()
         dialled = self._dialled
-        self._asking += 1
+        self._waiting_for_dial += 1
         try:
             await asyncio.wait([dialled], timeout=max(0.0, until - self._loop.time()))
         finally:
             if not (dialled.done() and dialled.result()):
-                self._asking -= 1
+                self._waiting_for_dial -= 1
         if not dialled.done():
             raise LinkDown(f"{self._subject} has no link yet") from self._why()
         if (failure := dialled.result()) is not None:
