@@ -14,7 +14,7 @@ from typing import Final
 from proxy.errors import ChannelError, ForwardRefused
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.sites.forwards import Forwards
-from proxy.ssh.sites.socks5 import Answer
+from proxy.ssh.sites.socks5 import ConnectReply
 from tests.fuzz.choices import Choices
 
 STARTS: Final = (
@@ -64,7 +64,7 @@ def run(data: bytes) -> None:
 
 def told(pieces: Iterable[bytes]) -> str | bytes:
     """The result for a stream: the target's bytes, or the name of the error."""
-    answer, rest = Answer(f"site {SITE}", TARGET), iter(pieces)
+    answer, rest = ConnectReply(f"site {SITE}", TARGET), iter(pieces)
     for piece in rest:
         try:
             unread = answer.feed(piece)

@@ -85,7 +85,7 @@ async def test_a_site_that_is_silent_is_found_and_its_next_login_does_not_wait(t
 
 REFUSED = {
     "Edge:1080": "-R Edge:1080 has capitals, and names are asked for in lower case: write edge:1080",
-    "edge:0": "-R edge:0: kubemux has no ports to choose, so write one, as in -R edge:1080",
+    "edge:0": "-R edge:0: kubemux chooses no port, so write one, as in -R edge:1080",
     "6443:127.0.0.1:6443": "-R 6443 has no name: write -R edge:6443, or -R NAME:6443:HOST:PORT",
     "other:1080": "-R other:1080 has the name of another site, and this is edge",
     "kube:9:127.0.0.1:9": "-R kube:9: the options of the key do not allow it",

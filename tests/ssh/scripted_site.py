@@ -67,7 +67,7 @@ class Site:
         return reaching
 
     async def asked(self) -> asyncio.Task[Channel]:
-        """A client asks for TARGET: the question has arrived, and waits for the reply."""
+        """A client asks for TARGET: the request has arrived, and waits for the reply."""
         reaching = await self.opening()
         self.confirm()
         await self.heard(messages.DATA)

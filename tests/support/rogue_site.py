@@ -20,7 +20,7 @@ from asyncssh.packet import Boolean, Byte, String, UInt32
 from asyncssh.stream import SSHTCPStreamSession
 
 from proxy.ssh.native.wire import messages
-from proxy.ssh.sites.socks5 import DECLINE
+from proxy.ssh.sites.socks5 import UNSUPPORTED_METHOD
 from tests.support.hostile import GLOBAL_REQUEST, Flooding
 
 COUNT: Final = 100_000
@@ -50,7 +50,7 @@ def _say(words: str) -> None:
 
 
 async def _answer(ways: Iterator[str], tried: asyncio.Event, reader: Reader, writer: Writer) -> None:
-    if await reader.read(1024) == DECLINE:  # kubemux tries a new connection
+    if await reader.read(1024) == UNSUPPORTED_METHOD:  # kubemux tries a new connection
         writer.write(b"\5\xff")
         writer.close()
         tried.set()

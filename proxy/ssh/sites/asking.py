@@ -1,4 +1,4 @@
-"""A channel to the SOCKS5 server in a site's ssh client, until that has connected to the target.
+"""A channel to the SOCKS5 server in a site's ssh client, until the server has connected to the target.
 
     opened by the link ---> asked for the target ---> answered: the client gets the channel
 
@@ -31,14 +31,14 @@ class Reply(Protocol):
 class Asking(Opening):
     """Owns the channel until the answer. It is the `proxy.relay.interfaces.ChannelUser` meanwhile."""
 
-    __slots__ = ("_question", "_reply")
+    __slots__ = ("_reply", "_request")
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, target: Endpoint, question: bytes, reply: Reply
+        self, loop: asyncio.AbstractEventLoop, target: Endpoint, request: bytes, reply: Reply
     ) -> None:
-        """`question` is what the server gets as soon as the channel is open."""
+        """`request` is what the server gets as soon as the channel is open."""
         super().__init__(loop, target)
-        self._question = question
+        self._request = request
         self._reply = reply
 
     def answered(self, refusal: Refusal | None) -> None:
@@ -47,7 +47,7 @@ class Asking(Opening):
             super().answered(refusal)
             return
         self.has_answer = True
-        channel, left = self.channel, self._question
+        channel, left = self.channel, self._request
         channel.attach(self)
         while left:
             buffer = channel.get_buffer(len(left))

@@ -17,25 +17,25 @@ class Flapping:
 
     def __init__(self) -> None:
         self._last: deque[float] = deque(maxlen=MANY)
-        self._said: float | None = None
+        self._logged_at: float | None = None
 
     def __bool__(self) -> bool:
-        return self._said is not None
+        return self._logged_at is not None
 
     def logged_in(self, now: float) -> bool:
         """Record a login. Returns whether to log now that the site flaps."""
         self._last.append(now)
-        if self._said is None:
+        if self._logged_at is None:
             is_news = len(self._last) == MANY and now - self._last[0] <= WINDOW_S
         else:
-            is_news = now - self._said >= AGAIN_S
+            is_news = now - self._logged_at >= AGAIN_S
         if is_news:
-            self._said = now
+            self._logged_at = now
         return is_news
 
     def is_over(self, now: float) -> bool:
         """Whether the flapping has ended: no login for WINDOW_S. Returns True once."""
-        if self._said is None or now - self._last[-1] <= WINDOW_S:
+        if self._logged_at is None or now - self._last[-1] <= WINDOW_S:
             return False
-        self._said = None
+        self._logged_at = None
         return True

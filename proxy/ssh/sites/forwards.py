@@ -55,7 +55,7 @@ class Forwards:
             )
         if not 0 < port <= _LARGEST_PORT:
             raise ForwardRefused(
-                f"-R {bind}: kubemux has no ports to choose, so write one, as in -R {self.site}:1080"
+                f"-R {bind}: kubemux chooses no port, so write one, as in -R {self.site}:1080"
             )
         if not host or host in ("localhost", "*"):
             raise ForwardRefused(
@@ -66,7 +66,9 @@ class Forwards:
         except ValueError as exc:
             raise ForwardRefused(f"-R {bind}: {exc}") from None
         if name != host:
-            raise ForwardRefused(f"-R {bind}: nobody asks for it in this way: write {Endpoint(name, port)}")
+            raise ForwardRefused(
+                f"-R {bind}: clients ask for it in another form: write {Endpoint(name, port)}"
+            )
         if not may_listen:
             raise ForwardRefused(f"-R {bind}: the options of the key do not allow it")
         if host != self.site and self._is_taken(host):
@@ -83,9 +85,7 @@ class Forwards:
         return one
 
     def recheck(self, may_listen: Callable[[str, int], bool]) -> None:
-        """Raise ForwardRefused if one of them may not be there any more; `may_listen` asks the options of the
-        key.
-        """
+        """Raise ForwardRefused if a forward is not allowed any more; `may_listen` asks the key's options."""
         for one in self:
             if not may_listen(*one):
                 raise ForwardRefused(f"-R {one}: the options of the key do not allow it any more")

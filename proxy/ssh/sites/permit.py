@@ -1,4 +1,4 @@
-"""What may be asked of a site: its `permit`."""
+"""Which targets clients may ask a site for: its `permit`."""
 
 from __future__ import annotations
 

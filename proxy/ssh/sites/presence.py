@@ -17,9 +17,9 @@ log = structlog.get_logger("kubemux.site")
 
 AWAY_S: Final = 3.0
 """The metrics show a site as connected for this long after its last link: systemd may restart its ssh."""
-_COMES_NOT: Final = (
+_AWAY_HINT: Final = (
     "does its ssh run, and can it reach this machine? What it prints there, or the log of kubemux here, "
-    "says why it does not get in"
+    "says why its login fails"
 )
 
 
@@ -125,4 +125,4 @@ class Presence:
         if failure is not None:
             return failure
         since = "since its last link was closed" if self._has_come else "since kubemux started"
-        return LinkDown(f"it has not come {since}", hint=_COMES_NOT)
+        return LinkDown(f"it has not come {since}", hint=_AWAY_HINT)

@@ -8,8 +8,8 @@ from proxy.errors import LinkDown, LinkError
 from proxy.errors.reasons import Reason
 
 _REMEDIES: Final = {
-    Reason.KEEPALIVE_TIMEOUT: "the network or the site's machine is gone without a word; the site's ssh "
-    "ends, and dials again, if something there starts it again",
+    Reason.KEEPALIVE_TIMEOUT: "the site's machine, or the network to it, has failed without closing the "
+    "connection; the site's ssh ends, and dials again, if something there starts it again",
     Reason.LINK_LOST: "does anything at the site start its ssh again? If this repeats, what that ssh prints "
     "says why it ends",
     Reason.PROTOCOL_ERROR: "the site's ssh dials again; if this repeats, something on the way alters bytes, "

@@ -86,7 +86,7 @@ class Site:
         )
         self._failure: LinkError | None = None
         self._presence = Presence(name)
-        self._lost: Reason | None = None
+        self._lost_reason: Reason | None = None
         self._is_closing = False
         self.is_awake = True
         """Whether `sample` has something to do: most of ten thousand sites are idle."""
@@ -108,16 +108,16 @@ class Site:
         return self._visitors.add(session)
 
     def serves(self, visitor: Visitor) -> None:
-        """See `proxy.ssh.sites.visitor.Host`: the link can be used."""
+        """See `proxy.ssh.sites.visitor.VisitedSite`: the link can be used."""
         self._visitors.discard(visitor)
         self._failure = None
         has_replaced = self._lifetimes.add(visitor.link, self._links.generation)
-        instead_of, self._lost = self._lost or (Reason.REPLACED if has_replaced else None), None
+        instead_of, self._lost_reason = self._lost_reason or (Reason.REPLACED if has_replaced else None), None
         self._report.link_up(visitor.link, instead_of=instead_of)
         self._changed()
 
     def ended_unused(self, visitor: Visitor, error: LinkError) -> None:
-        """See `proxy.ssh.sites.visitor.Host`: the link has ended before it could be used."""
+        """See `proxy.ssh.sites.visitor.VisitedSite`: the link has ended before it could be used."""
         self._visitors.discard(visitor)
         if not isinstance(error, LinkClosed):
             self._failure = error
@@ -237,7 +237,7 @@ class Site:
         )
 
     def _calls_only(self) -> bool:
-        """Whether a login of it has asked for no forward, although there was time for that."""
+        """Whether the site has a login that has requested no forward, although there was time for that."""
         links = [visitor.link for visitor in self._visitors]
         return any(link.age > FORWARDS_S and not len(link.forwards) for link in links)
 
@@ -257,7 +257,7 @@ class Site:
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
         """Wait up to `timeout` seconds until no channel is open, then close."""
-        self._leave()
+        self._stop_reporting()
         try:
             await asyncio.wait_for(self._lifetimes.until_idle(), timeout)
         except TimeoutError:
@@ -267,19 +267,19 @@ class Site:
 
     async def close(self) -> None:
         """End every link and wait until they are closed."""
-        self._leave()
+        self._stop_reporting()
         await self._visitors.close()
         await self._lifetimes.close()
         await self._visitors.stop()
         self._waiting.changed(is_up=False)
 
-    def _leave(self) -> None:
-        """Stop updating the metrics: after a reload, another site may have this name."""
+    def _stop_reporting(self) -> None:
+        """After a reload, another site may have this name and its metrics."""
         self._is_closing = self._report.is_closing = True
 
     def _link_lost(self, link: SiteLink, error: LinkError) -> None:
         del link
-        self._lost = error.reason
+        self._lost_reason = error.reason
         self._failure = error
         if isinstance(error, ForwardRefused):  # a reload permits one of its forwards no longer
             self.refused(error.reason, str(error))

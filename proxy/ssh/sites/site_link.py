@@ -18,7 +18,7 @@ from proxy.ssh.link import Link
 from proxy.ssh.open_requests import Limit
 from proxy.ssh.sites.asking import Asking
 from proxy.ssh.sites.forwards import Forwards
-from proxy.ssh.sites.socks5 import DECLINE, Answer, Declined, question
+from proxy.ssh.sites.socks5 import UNSUPPORTED_METHOD, ConnectReply, MethodReply, connect_request
 from proxy.ssh.turns import Turns
 
 _OURSELVES: Final = Endpoint("127.0.0.1", 0)
@@ -89,7 +89,7 @@ class SiteLink(Link):
                 f"{self.server} has no forward for {target}; it has {has}",
                 hint=f"the ssh of the site needs -R {self.forwards.site}:1080, or -R {target}:HOST:PORT",
             )
-        asking = Asking(self._loop, target, question(target), Answer(self.server, target))
+        asking = Asking(self._loop, target, connect_request(target), ConnectReply(self.server, target))
         return await self.open_channel(
             server, origin=origin, timeout=timeout, is_needed=is_needed, opening=asking
         )
@@ -99,7 +99,7 @@ class SiteLink(Link):
         `forward` or is no SOCKS5 server, LinkDown if the link is lost.
         """
         if forward == self.forwards.dynamic:
-            asking = Asking(self._loop, forward, DECLINE, Declined(self.server))
+            asking = Asking(self._loop, forward, UNSUPPORTED_METHOD, MethodReply(self.server))
             try:
                 channel = await self.open_channel(
                     forward, origin=_OURSELVES, timeout=timeout, is_needed=False, opening=asking

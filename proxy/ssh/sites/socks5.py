@@ -1,7 +1,7 @@
 """The request to the SOCKS5 server in a site's ssh client, and the reply (RFC 1928).
 
-With `ssh -R NAME:PORT` and no target, the ssh client is a SOCKS5 server (ssh(1), OpenSSH 7.6 and later). It
-accepts the methods and the request in one packet, which saves a round trip. The libraries socksio and
+With `ssh -R NAME:PORT` and no target, the ssh client is a SOCKS5 server (ssh(1), OpenSSH 7.6 and later). That
+server accepts the methods and the request in one packet, which saves a round trip. The libraries socksio and
 python-socks send the request only after the method reply. They also expect each reply in a read of its own:
 if bytes of the target follow a reply in the same read, they are lost.
 """
@@ -39,7 +39,7 @@ _REPLIES: Final = {
 
 
 @lru_cache(maxsize=1024)
-def question(target: Endpoint) -> bytes:
+def connect_request(target: Endpoint) -> bytes:
     """The methods and the CONNECT request for `target`. Raises ChannelError if its name is too long."""
     return _METHODS + bytes((_VERSION, _CONNECT, 0)) + _address(target.host) + target.port.to_bytes(2)
 
@@ -55,15 +55,15 @@ def _address(host: str) -> bytes:
     return bytes((_IPV4 if address.version == 4 else _IPV6,)) + address.packed
 
 
-DECLINE: Final = bytes((_VERSION, 1, 0xFE))
+UNSUPPORTED_METHOD: Final = bytes((_VERSION, 1, 0xFE))
 """Offers only the private method 0xFE, which no server supports. A server answers "no acceptable methods"
 (RFC 1928 3) or nothing, and closes the channel.
 """
 _NO_METHOD: Final = bytes((_VERSION, 0xFF))
 
 
-class Declined:
-    """Parses the server's answer to `DECLINE`."""
+class MethodReply:
+    """Parses the server's answer to `UNSUPPORTED_METHOD`."""
 
     def __init__(self, server: str) -> None:
         """`server` is for messages."""
@@ -71,7 +71,7 @@ class Declined:
         self._held = b""
 
     def feed(self, data: bytes) -> bytes | None:
-        """Like `Answer.feed`. Raises ChannelError if this is no SOCKS5 server."""
+        """Like `ConnectReply.feed`. Raises ChannelError if this is no SOCKS5 server."""
         self._held += data
         if not _NO_METHOD.startswith(self._held[:2]):
             raise ChannelError(f"{self._server} gave an answer that is not SOCKS5: {self._held[:2].hex(' ')}")
@@ -81,8 +81,8 @@ class Declined:
         """No error: OpenSSH closes the channel without an answer."""
 
 
-class Answer:
-    """Parses the server's reply to `question`, which may arrive in pieces."""
+class ConnectReply:
+    """Parses the server's reply to `connect_request`, which may arrive in pieces."""
 
     def __init__(self, server: str, target: Endpoint) -> None:
         """`server` and `target` are for messages."""

@@ -18,7 +18,7 @@ from proxy.ssh.sites.site_link import SiteLink
 log = structlog.get_logger("kubemux.site")
 
 
-class Host(Protocol):
+class VisitedSite(Protocol):
     """The site, as its logins see it."""
 
     name: str
@@ -34,7 +34,7 @@ class Host(Protocol):
 class Visitor(Guest):
     """One login of the site, and the link that is made from it."""
 
-    def __init__(self, site: Host, session: Session, link: SiteLink, tasks: Tasks) -> None:
+    def __init__(self, site: VisitedSite, session: Session, link: SiteLink, tasks: Tasks) -> None:
         """`tasks` are the site's."""
         self.link = link
         self._site = site

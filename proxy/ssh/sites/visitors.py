@@ -15,7 +15,7 @@ from proxy.ssh.open_requests import at_most
 from proxy.ssh.server.session import Session
 from proxy.ssh.sites.forwards import Forwards
 from proxy.ssh.sites.site_link import SiteLink
-from proxy.ssh.sites.visitor import Host, Visitor
+from proxy.ssh.sites.visitor import VisitedSite, Visitor
 from proxy.ssh.turns import Turns
 
 MOST_VISITORS: Final = 8
@@ -29,7 +29,7 @@ class Visitors:
 
     def __init__(
         self,
-        site: Host,
+        site: VisitedSite,
         *,
         budget: MemoryBudget,
         turns: Turns,

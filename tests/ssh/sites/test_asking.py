@@ -16,7 +16,7 @@ from proxy.errors import ChannelError, ChannelRefused, ChannelTimeout, LinkDown
 from proxy.relay.interfaces import Channel
 from proxy.ssh.native.wire import messages
 from proxy.ssh.sites.asking import Asking
-from proxy.ssh.sites.socks5 import question
+from proxy.ssh.sites.socks5 import connect_request
 from tests.ssh.carried import until
 from tests.ssh.scripted_site import REPLY, TARGET, Site, SiteServed, site
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("data_plane")
 Reaching = asyncio.Task[Channel]
 Stage = Callable[[Site], Awaitable[Reaching]]
 SHORT = 5
-"""Bytes of a window that is too small for the question."""
+"""Bytes of a window that is too small for the request."""
 
 
 async def opening(peer: Site) -> Reaching:
@@ -34,7 +34,7 @@ async def opening(peer: Site) -> Reaching:
 
 
 async def asking(peer: Site) -> Reaching:
-    """Only a part of the question has room in the site's window."""
+    """Only a part of the request has room in the site's window."""
     reaching = await peer.opening()
     peer.confirm(SHORT)
     await peer.heard(messages.DATA)
@@ -42,7 +42,7 @@ async def asking(peer: Site) -> Reaching:
 
 
 async def asked(peer: Site) -> Reaching:
-    """The question has arrived."""
+    """The request has arrived."""
     return await peer.asked()
 
 
@@ -215,7 +215,7 @@ async def test_a_client_that_gives_up_in_the_turn_of_the_reply(tmp_path: Path) -
 
 @pytest.mark.parametrize("window", [0, 1, SHORT])
 async def test_a_question_waits_for_the_sites_window(tmp_path: Path, window: int) -> None:
-    asks, heard = question(TARGET), b""
+    asks, heard = connect_request(TARGET), b""
     async with site(tmp_path) as (peer, served):
         reaching = await peer.opening()
         peer.confirm(window)

@@ -27,8 +27,8 @@ def test_the_sites_own_name_is_the_dynamic_forward() -> None:
     ("host", "port", "sentence"),
     [
         ("Kube", 80, "-R Kube:80 has capitals, and names are asked for in lower case: write kube:80"),
-        ("kube", 0, "-R kube:0: kubemux has no ports to choose"),
-        ("kube", 65536, "-R kube:65536: kubemux has no ports to choose"),
+        ("kube", 0, "-R kube:0: kubemux chooses no port"),
+        ("kube", 65536, "-R kube:65536: kubemux chooses no port"),
         ("", 80, "-R 80 has no name: write -R factory-7:80"),
         ("localhost", 80, "-R 80 has no name"),
         ("*", 80, "-R 80 has no name"),
@@ -38,7 +38,7 @@ def test_the_sites_own_name_is_the_dynamic_forward() -> None:
         ("a b", 80, "'a b' is neither a host name nor an address"),
         ("x" * 5000, 80, "is neither a host name nor an address"),
         ("0.0.0.0", 80, "is the address of no host"),  # noqa: S104 - it is refused
-        ("kube.", 80, "-R kube.:80: nobody asks for it in this way: write kube:80"),
+        ("kube.", 80, "-R kube.:80: clients ask for it in another form: write kube:80"),
         ("::ffff:10.0.0.1", 80, "write 10.0.0.1:80"),
         ("0:0:0:0:0:0:0:1", 80, "write [::1]:80"),
     ],
