@@ -21,7 +21,7 @@ from proxy.relay.interfaces import Channel
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.native.wire.messages import CONNECT_FAILED, PROHIBITED, SHORTAGE
 from proxy.ssh.server.login import Login
-from proxy.ssh.server.session import Host, Session
+from proxy.ssh.server.session import Server, Session
 
 Kind = Literal["site", "user"]
 
@@ -66,7 +66,7 @@ class Door:
 
 def session_of(kind: Kind = "user", name: str = "ops", options: Options | None = None) -> Session:
     """The session of a client that has logged in."""
-    session = Session(cast("Host", None))
+    session = Session(cast("Server", None))
     session.login = Login(
         who=Who(kind, name),
         asked=name,

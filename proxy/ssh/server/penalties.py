@@ -30,12 +30,12 @@ class Penalties:
     def __init__(self) -> None:
         self._until: dict[Source, float] = {}
         """When the penalty of each source ends; seconds of any monotonic clock."""
-        self._closed: set[Source] = set()
+        self._locked_out: set[Source] = set()
         self._swept_at = 0.0
 
     def __len__(self) -> int:
         """How many sources are locked out."""
-        return len(self._closed)
+        return len(self._locked_out)
 
     def add(self, source: Source, seconds: float, now: float) -> bool:
         """Add the penalty of a failure. Returns True if this failure locks the source out."""
@@ -44,14 +44,14 @@ class Penalties:
         if source not in self._until and len(self._until) >= MOST_SOURCES:
             self._forget(min(self._until, key=self._until.__getitem__))
         self._until[source] = until
-        if source in self._closed or until - now <= LEAST_S:
+        if source in self._locked_out or until - now <= LEAST_S:
             return False
-        self._closed.add(source)
+        self._locked_out.add(source)
         return True
 
     def seconds_left(self, source: Source, now: float) -> float:
         """The seconds until the source is no longer locked out; 0 if it is not locked out."""
-        if source not in self._closed:
+        if source not in self._locked_out:
             return 0.0
         left = self._until[source] - now
         if left <= 0:
@@ -61,7 +61,7 @@ class Penalties:
     def clear(self) -> None:
         """Forget every failure."""
         self._until.clear()
-        self._closed.clear()
+        self._locked_out.clear()
 
     def _sweep(self, now: float) -> None:
         """Forget the penalties that are over, at most once in LEAST_S: this reads all of them."""
@@ -73,4 +73,4 @@ class Penalties:
 
     def _forget(self, source: Source) -> None:
         del self._until[source]
-        self._closed.discard(source)
+        self._locked_out.discard(source)

@@ -27,9 +27,9 @@ log = structlog.get_logger("kubemux.ssh_server")
 
 SELDOM_S: Final = 10.0
 """Seconds between two log entries about connections that were closed because of the limits (startups), and
-about clients of one source that left before their login.
+about clients of one source that left before they sent a user name.
 """
-MOST_PASSING: Final = 1000
+MOST_UNNAMED: Final = 1000
 """How many sources of such clients are remembered."""
 
 OnRefused = Callable[[str, Reason, str], None]
@@ -43,16 +43,16 @@ class Refusals:
         self._record = record
         self._penalties = penalties
         self._on_refused = on_refused
-        self._crowd = Seldom(SELDOM_S)
-        self._passing: dict[tuple[Source, Reason], Seldom] = {}
+        self._startups = Seldom(SELDOM_S)
+        self._unnamed: dict[tuple[Source, Reason], Seldom] = {}
         self._loop = asyncio.get_running_loop()
 
     def __repr__(self) -> str:
-        return f"<Refusals sources={len(self._passing)}>"
+        return f"<Refusals sources={len(self._unnamed)}>"
 
-    def crowd(self, source: Source) -> None:
+    def over_limit(self, source: Source) -> None:
         """Log that connections are closed because of the limits. One entry stands for many connections."""
-        if clients := self._crowd():
+        if clients := self._startups():
             log.warning(
                 "logins refused",
                 reason=Reason.STARTUPS,
@@ -100,7 +100,7 @@ class Refusals:
         """
         more = {}
         if not session.asked:
-            if not (clients := self._passers_by(session.visit.source, reason)):
+            if not (clients := self._unnamed_clients(session.visit.source, reason)):
                 return
             more = {"clients": clients}
         # Port checks and scanners come all day: as warnings they would hide the others.
@@ -116,13 +116,13 @@ class Refusals:
             **more,
         )
 
-    def _passers_by(self, source: Source, reason: Reason) -> int:
+    def _unnamed_clients(self, source: Source, reason: Reason) -> int:
         """For how many clients of this source an entry is due; 0 if none is."""
-        due = self._passing.get((source, reason))
+        due = self._unnamed.get((source, reason))
         if due is None:
-            if len(self._passing) >= MOST_PASSING:
-                del self._passing[next(iter(self._passing))]
-            due = self._passing[source, reason] = Seldom(SELDOM_S)
+            if len(self._unnamed) >= MOST_UNNAMED:
+                del self._unnamed[next(iter(self._unnamed))]
+            due = self._unnamed[source, reason] = Seldom(SELDOM_S)
         return due()
 
 
@@ -136,11 +136,11 @@ def _why(session: Session, exc: Exception | None, *, is_late: bool) -> tuple[Rea
     if exc is not None and is_of_protocol:
         return Reason.HANDSHAKE_FAILED, f"{_said(exc)}: {exc}"
     if session.has_signed:
-        return Reason.NO_LOGIN, "it has left in the moment in which it was let in"
+        return Reason.NO_LOGIN, "it has left while its login succeeded"
     if session.has_tried_key:
         return Reason.NO_LOGIN, "it has shown a key that is accepted, and has not signed with it"
     if session.has_tried:
-        return Reason.NO_LOGIN, "it has shown no key, and tried to log in otherwise"
+        return Reason.NO_LOGIN, "it has shown no key, and tried only other login methods"
     return Reason.NO_LOGIN, "it has left without showing a key"
 
 

@@ -132,7 +132,7 @@ class SshServer:
             self._close(sock, Reason.PENALTY)
         elif not self._startups.enter(source):
             self._close(sock, Reason.STARTUPS)
-            self._refusals.crowd(source)
+            self._refusals.over_limit(source)
         elif source.own is not None and self.under_way >= self._startups.config.max_startups:
             self._waiting.append((sock, address, source))
         else:
@@ -173,12 +173,12 @@ class SshServer:
             self._begin(options, *self._waiting.popleft())
 
     def made(self, session: Session) -> None:
-        """See `proxy.ssh.server.session.Host`."""
+        """See `proxy.ssh.server.session.Server`."""
         self._sessions.add(session)
         self._record.startups = len(self._startups)
 
     def logged_in(self, session: Session, login: Login) -> Guest:
-        """See `proxy.ssh.server.session.Host`."""
+        """See `proxy.ssh.server.session.Server`."""
         self._leave_startup(session.visit)
         try:
             guest = self._on_login(session)
@@ -199,7 +199,7 @@ class SshServer:
         return guest
 
     def lost(self, session: Session, exc: Exception | None) -> None:
-        """See `proxy.ssh.server.session.Host`."""
+        """See `proxy.ssh.server.session.Server`."""
         self._sessions.discard(session)
         if session.login is not None:
             if session.guest is not None:

@@ -25,11 +25,11 @@ from proxy.runtime.text import shown
 from proxy.ssh import internals, serving
 from proxy.ssh.metered import MOST_UNOPENED, Metered
 from proxy.ssh.native.wire import messages
+from proxy.ssh.open_requests import ONLY_FORWARDS
 from proxy.ssh.server.gate import Gate
 from proxy.ssh.server.login import SIGNATURES, Login, Refused, decide
 from proxy.ssh.server.startups import Source
 
-NO_SHELL: Final = "kubemux only forwards: use ssh -J, -W, -L or -D (with -N), and -R at a site"
 MOST_TRIES: Final = 20
 """Failed attempts per connection. sshd allows 6 (MaxAuthTries): an agent with many keys uses them up."""
 
@@ -67,7 +67,7 @@ class TurnedAway(Guest):
         """See `lost`."""
 
 
-class Host(Protocol):
+class Server(Protocol):
     """The server, as its sessions see it."""
 
     @property
@@ -148,7 +148,7 @@ class Connection(asyncssh.SSHServerConnection):
 class Session(asyncssh.SSHServer):
     """One client. `login` is None until the client has logged in. A new table of keys may replace it."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, server: Server) -> None:
         self._metered: Metered
         self.conn: Connection
         """Set by `connection_made`, like `visit`."""
@@ -168,7 +168,7 @@ class Session(asyncssh.SSHServer):
         """How many attempts have failed."""
         self._packets = 0
         self._exchanges = 0
-        self._host = host
+        self._server = server
         self._proved: Login | None = None
 
     def __repr__(self) -> str:
@@ -177,16 +177,16 @@ class Session(asyncssh.SSHServer):
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._metered = Metered(conn)
         self._metered.most_unopened = LARGEST_BEFORE
-        self._metered.gate = self._host.gate
+        self._metered.gate = self._server.gate
         internals.limit_packets(conn, LARGEST_BEFORE)
         serving.on_guess(conn)
         serving.on_service(conn)
         self.conn = cast("Connection", conn)
         self.visit = self.conn.visit
-        self._host.made(self)
+        self._server.made(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._host.lost(self, exc)
+        self._server.lost(self, exc)
 
     # ------------------------------------------------------------------------------------------------ login
 
@@ -210,7 +210,7 @@ class Session(asyncssh.SSHServer):
         self.asked, self.has_tried_key = asked, True
         try:
             login = decide(
-                self._host.table, blob, asked=asked, address=self.visit.address, now=self._host.now()
+                self._server.table, blob, asked=asked, address=self.visit.address, now=self._server.now()
             )
             if signature or message:
                 self._verify(login, message, signature)
@@ -262,13 +262,13 @@ class Session(asyncssh.SSHServer):
 
     def auth_completed(self) -> None:
         if self._proved is None:  # asyncssh ends the connection
-            raise RuntimeError("asyncssh lets somebody in whose key nobody has checked")
+            raise RuntimeError("asyncssh accepts a login whose key was not checked")
         if internals.is_gone(self.conn):  # asyncssh is about to call `connection_lost`
             return
         self._metered.most_unopened, self._metered.gate = MOST_UNOPENED, None
         internals.limit_packets(self.conn, MOST_UNOPENED)
         self.login = self._proved
-        self.guest = self._host.logged_in(self, self.login)
+        self.guest = self._server.logged_in(self, self.login)
 
     def disconnect(self, why: str, *, answers_first: bool = True) -> None:
         """End the connection. The ssh client prints `why`, a whole sentence.
@@ -285,14 +285,14 @@ class Session(asyncssh.SSHServer):
     # ------------------------------------------------------------------ channels that the session refuses
 
     def session_requested(self) -> bool:
-        raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, NO_SHELL)
+        raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, ONLY_FORWARDS)
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
         del dest_host, dest_port, orig_host, orig_port
         raise asyncssh.ChannelOpenError(
-            asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "kubemux: nothing is reached through here"
+            asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "kubemux opens no channels on this connection"
         )
 
     def unix_connection_requested(self, dest_path: str) -> bool:
         del dest_path
-        raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, NO_SHELL)
+        raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, ONLY_FORWARDS)

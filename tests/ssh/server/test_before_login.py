@@ -181,7 +181,7 @@ async def test_only_so_many_passing_sources_are_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refusals, "SELDOM_S", 3600.0)
-    monkeypatch.setattr(refusals, "MOST_PASSING", 1)
+    monkeypatch.setattr(refusals, "MOST_UNNAMED", 1)
     async with SshBed(tmp_path / "bed") as bed:
         with capture_logs() as logs:
             for count, host in enumerate((HOST, HOST, "127.0.0.2", HOST), 1):

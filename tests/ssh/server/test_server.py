@@ -117,7 +117,7 @@ async def test_sessions_and_forwards_are_refused(tmp_path: Path) -> None:
     """Without an owner of the login, every request is refused."""
     async with SshBed(tmp_path / "bed") as bed:
         found = await bed.ssh(bed.ops, "-W", "127.0.0.1:22")
-        assert "nothing is reached through here" in found.said
+        assert "opens no channels on this connection" in found.said
         found = await bed.ssh(bed.factory, "-N", "-R", "factory-7:1080", "-o", "ExitOnForwardFailure=yes")
         assert "remote port forwarding failed" in found.said
 
@@ -156,4 +156,4 @@ async def test_a_client_that_is_gone_when_it_is_let_in_has_no_link(
         assert not bed.guests
         assert bed.record.results == {Reason.NO_LOGIN: 1}
     assert [line["event"] for line in logs] == ["login refused"]
-    assert logs[0]["message"] == "it has left in the moment in which it was let in"
+    assert logs[0]["message"] == "it has left while its login succeeded"
