@@ -1,8 +1,8 @@
 """Relays between two channels: the channel of an SSH client, and the channel to its target.
 
 Each of the two directions ends with its own end of file. When both have ended, both channels are closed. If
-one channel is closed earlier in order, the other is closed after it has sent the bytes that wait. If the
-close was not in order, the other is closed at once.
+one channel is closed before that, the other is closed, too: after it has sent the bytes that wait, if the
+close was in order, otherwise at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from proxy.relay.direction import Direction
 from proxy.relay.interfaces import Channel, OnEnd
 
 _OF_KEY: Final = frozenset({Reason.KEY_EXPIRED, Reason.KEY_REMOVED})
-"""Why kubemux itself ends the link of a client, which then has not reset its connections."""
+"""With these reasons kubemux itself ends the link of a client. So the client has not reset its connections.
+"""
 
 
 class ChannelRelay:
@@ -51,27 +52,22 @@ class ChannelRelay:
 
     @property
     def to_cluster(self) -> int:
-        """See `proxy.relay.interfaces.Relay`."""
         return self._to.nbytes if self._to else 0
 
     @property
     def from_cluster(self) -> int:
-        """See `proxy.relay.interfaces.Relay`."""
         return self._from.nbytes if self._from else 0
 
     @property
     def is_client_paused(self) -> bool:
-        """See `proxy.relay.interfaces.Relay`."""
         return self._to is not None and self._to.is_paused
 
     @property
     def is_cluster_paused(self) -> bool:
-        """See `proxy.relay.interfaces.Relay`."""
         return self._from is not None and self._from.is_paused
 
     @property
     def has_started(self) -> bool:
-        """See `proxy.relay.interfaces.Relay`."""
         return self._to is not None
 
     @property
@@ -80,7 +76,7 @@ class ChannelRelay:
         return False
 
     async def start(self) -> None:
-        """See `proxy.relay.interfaces.Relay`. Raises ConnectionResetError, MemoryExhausted."""
+        """See `Relay.start`. Raises ConnectionResetError, MemoryExhausted."""
         try:
             client = self._accept()
         except BaseException:
@@ -143,13 +139,12 @@ class ChannelRelay:
     # -------------------------------------------------------------------------------------------- the end
 
     def half_close(self, reason: Reason) -> None:
-        """See `proxy.relay.interfaces.Relay`."""
         if self._to is not None and self._to.is_open and not self._to.had_eof:
             self.reason = self.reason or reason
             self._to.stop()
 
     def abort(self, reason: Reason) -> None:
-        """See `proxy.relay.interfaces.Relay`. It does not wait until the peers have closed their sides."""
+        """See `Relay.abort`. It does not wait until the peers have closed their sides."""
         self.reason = self.reason or reason
         if self._to is None or self._from is None:
             self._channel.abort()

@@ -128,8 +128,9 @@ class Direct:
     """A `proxy.relay.interfaces.Way` without SSH, for one cluster or route."""
 
     def __init__(self, own: Callable[[Endpoint], str | None] = lambda _: None) -> None:
-        """`own` returns the listener of kubemux itself that has an address. It is never connected to, because
-        every client would have kubemux's own uid there.
+        """`own` returns the key of kubemux's own listener at an address; None if there is none.
+
+        No channel to such a listener is opened: there, every client would have kubemux's own uid.
         """
         self._own = own
         self._names = Place("names of a direct cluster")
@@ -141,12 +142,10 @@ class Direct:
 
     @property
     def is_idle(self) -> bool:
-        """See `proxy.relay.interfaces.Way`."""
         return False
 
     @property
     def connect_timeout(self) -> float:
-        """See `proxy.relay.interfaces.Way`."""
         return CONNECT_TIMEOUT_S
 
     async def open_channel(
@@ -193,7 +192,8 @@ class Direct:
         failure: OSError = TimeoutError()
         for address in addresses:
             if listener := self._own(Endpoint(address.host, target.port)):
-                raise ChannelRefused(f"{target} is kubemux's own {listener}", hint="ask there yourself")
+                hint = "let the client connect to that address itself"
+                raise ChannelRefused(f"{target} is kubemux's own {listener}", hint=hint)
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S / 2 / len(addresses)):
                     _, channel = await connect(TcpChannel, address.host, target.port)
@@ -204,6 +204,5 @@ class Direct:
         raise failure
 
     def is_given_up(self, patience: float) -> bool:
-        """See `proxy.relay.interfaces.Way`."""
         del patience
         return False

@@ -60,8 +60,7 @@ class Failover:
         answer_by: float = math.inf,
         is_needed: bool = True,
     ) -> tuple[Channel, Endpoint]:
-        """Open a channel through `way`, as soon as there is a link and memory for it
-        (`Way.open_channel`).
+        """Open a channel through `way`, as soon as there is a link and memory for it (`Way.open_channel`).
 
         Returns the channel, and the API server that it leads to. All API servers together have until
         `answer_by`: each gets an equal share of the time that is left.

@@ -129,12 +129,11 @@ class SocketRelay(asyncio.BufferedProtocol):
         return state[0] == _TCP_CLOSE
 
     async def start(self) -> None:
-        """See `proxy.relay.interfaces.Relay`."""
         try:
             await self._start(self)
         except BaseException as exc:
             self._channel.abort()
-            if self.has_started:  # uvloop closes the transport when this is cancelled, and tells nobody
+            if self.has_started:  # if cancelled, uvloop closes the transport without `connection_lost`
                 self.connection_lost(exc if isinstance(exc, Exception) else None)
             raise
 
@@ -249,8 +248,7 @@ class SocketRelay(asyncio.BufferedProtocol):
         self._channel_open = False
         if error is not None:
             self.reason = error.reason
-        # A CLOSE without EOF is in order if the client has ended its side: asyncssh's server may omit its
-        # EOF.
+        # A CLOSE without EOF is in order if the client has sent its EOF: asyncssh's server may omit its own.
         if error is None and (self._cluster_eof or self._client_eof):
             if self._client_open and self._transport is not None:
                 if self.is_cluster_paused:  # these bytes counted with the channel's window until now

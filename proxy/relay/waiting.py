@@ -41,8 +41,8 @@ class WaitingForMemory:
     async def wait(self, until: float) -> None:
         """Return when there may be room again. Raises TimeoutError at `until` (the loop's clock).
 
-        It raises at once if there has been no room for longer than this client may wait: the clients before
-        it wait in vain, too.
+        It raises at once if there has been no room for longer than this client may wait: the clients that
+        came before it are still waiting.
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -63,7 +63,7 @@ class WaitingForMemory:
             async with asyncio.timeout_at(until):
                 await turn
         finally:
-            with suppress(ValueError):  # `wake` has taken it out at the same moment
+            with suppress(ValueError):  # `wake` has removed it already
                 self._waiting.remove(turn)
 
     def wake(self) -> None:
