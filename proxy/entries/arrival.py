@@ -108,9 +108,9 @@ class Arrival(ABC):
         """Where its channel leads, as soon as it has one."""
 
     def is_still_allowed(self, allow: tuple[Rule, ...] | None) -> bool:
-        """Whether the client may stay, now that its destination has this `allow`, and its key other options.
+        """Whether the client may stay after a reload. `allow` is the present list of its destination.
 
-        True, unless its entry holds what it has checked for as long as the connection lasts.
+        By default True: an entry checks a client only once, when it connects. The SSH entry checks again.
         """
         del allow
         return True
@@ -124,9 +124,9 @@ class Arrival(ABC):
         return fields
 
     def lines_due(self, reason: Reason) -> int:
-        """For how many refused clients an entry of the log is due now; 0 if none is.
+        """How many refused clients the log line that is due now stands for; 0 if none is due.
 
-        Each has an entry of its own, unless it costs a client next to nothing to ask again.
+        By default each has its own line. The SSH entry logs fewer: one client can open thousands of channels.
         """
         del reason
         return 1
@@ -151,7 +151,7 @@ class Arrival(ABC):
 
 
 def summed(clients: int) -> dict[str, int]:
-    """The field of a log entry that stands for many clients, which were channels of one SSH client."""
+    """The extra field of a log line that stands for several clients: channels of one SSH client."""
     return {"channels": clients} if clients > 1 else {}
 
 

@@ -64,7 +64,7 @@ def hidden(*, tcp: bool) -> Hidden | None:
     """
     if _are_uids_mapped():
         return Hidden(
-            "kubemux runs in a user namespace, where the uids of this machine are not what they are outside",
+            "kubemux runs in a user namespace, where a user has another uid than outside of it",
             "take PrivateUsers= out of the unit, or run the container without user namespaces; or let "
             "callers in by cert: or proxy-user:",
         )
@@ -92,7 +92,7 @@ def _hidden_on_tcp() -> Hidden | None:
         return Hidden(f"the kernel does not tell who owns a TCP connection: {exc}", _remedy(None))
     if uid != os.geteuid():
         return Hidden(
-            f"the kernel takes a TCP connection of uid {os.geteuid()} for uid {uid}'s", _remedy(None)
+            f"the kernel says that a TCP connection of uid {os.geteuid()} is uid {uid}'s", _remedy(None)
         )
     return None
 

@@ -28,7 +28,7 @@ class SpeakingClient(asyncio.Protocol):
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._pieces: list[bytes] = []
-        self._has_come: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
         """The future of an entry that waits for bytes, or for the end of the connection."""
         self._had_eof = False
         self._is_lost = False
@@ -72,9 +72,9 @@ class SpeakingClient(asyncio.Protocol):
         EOFError if it has ended its direction.
         """
         if not self._pieces and not self._had_eof:
-            self._has_come = asyncio.get_running_loop().create_future()
+            self._waiter = asyncio.get_running_loop().create_future()
             self.check().resume_reading()
-            await self._has_come
+            await self._waiter
         if not self._pieces:
             self.check()
             raise EOFError
@@ -148,5 +148,5 @@ class SpeakingClient(asyncio.Protocol):
         self._on_lost(self)
 
     def _wake(self) -> None:
-        if self._has_come is not None and not self._has_come.done():
-            self._has_come.set_result(None)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -101,7 +101,7 @@ class FdStore:
         """
         if self._closing.isdisjoint(one.port for one in wanted if isinstance(one, Endpoint)):
             return
-        self._closing.clear()  # before the barrier: a socket that is given up meanwhile needs another one
+        self._closing.clear()  # before the barrier: a socket that is given up later needs another barrier
         await _barrier()
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class FdStore:
         self._inherited.clear()
 
     def _remove(self, address: Local) -> None:
-        # If systemd still has a unix socket, another file can be made at its path nevertheless.
+        # Only a port needs the wait: a path can be bound again while systemd still has the old unix socket.
         is_told = systemd.notify("FDSTOREREMOVE=1", f"FDNAME={_name(address)}")
         if is_told and isinstance(address, Endpoint):
             self._closing.add(address.port)

@@ -62,7 +62,7 @@ class Listener:
         """Whether the kernel refuses clients while the socket stays bound."""
         self._loop = asyncio.get_running_loop()
         self._names = Place(f"names of {address}")
-        self._giving = asyncio.Lock()
+        self._applying = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<Listener {self.address} {'bound' if self._socket else 'not bound'}>"
@@ -93,7 +93,7 @@ class Listener:
         If that fails, only the owner may connect. Raises ListenError.
         """
         if isinstance(self.address, UnixPath) and self._socket and not isinstance(self._socket, Activated):
-            async with self._giving:  # of several calls, the last one applies the latest permissions
+            async with self._applying:  # of several calls, the last one applies the latest permissions
                 await set_permissions(self.address, self._names, self.permissions)
 
     @property

@@ -166,10 +166,10 @@ class ProxyEntry:
             self._refuse(client, caller, Reason.HEAD_TIMEOUT, f"no request within {HEAD_S:g} s", head)
         except EOFError:
             if head is None:
-                self._ended(caller, Reason.CLIENT_RESET, "the client has gone without a word")
+                self._ended(caller, Reason.CLIENT_RESET, "the client has closed before its request")
                 client.abort()
             else:
-                self._refuse(client, caller, Reason.BAD_REQUEST, "the request ends in the middle", head)
+                self._refuse(client, caller, Reason.BAD_REQUEST, "the request is not complete", head)
         except OSError as exc:
             self._ended(caller, Reason.CLIENT_RESET, exc.strerror or str(exc))
             client.abort()

@@ -31,7 +31,10 @@ log = structlog.get_logger("kubemux.connection")
 SELDOM_S: Final = 10.0
 """Seconds between two lines of the log about channels of one caller that are refused for one reason."""
 MOST_LINES: Final = 20
-"""Such lines in `SELDOM_S` if each has the name that was asked for: they show a scan, and fill no disk."""
+"""The maximum number of such lines in `SELDOM_S` seconds, if each names the requested target.
+
+It is enough to show a scan, and too few to fill a disk.
+"""
 
 
 class SshEntry:
@@ -74,9 +77,9 @@ class SshEntry:
         return due()
 
     def refused(self, session: Session, reason: Reason, message: str) -> None:
-        """Count a channel that was refused at once: its request is none, or the client has too many.
+        """Count a channel that was refused at once: its request is malformed, or the client has too many.
 
-        One line of the log stands for many: a client may ask for thousands in a second.
+        One line of the log stands for many channels: a client may ask for thousands in a second.
         """
         login = _login(session)
         record = self._metrics.entry(SSH)
@@ -149,8 +152,8 @@ class SshArrival(Arrival):
         return ChannelRelay(channel, traffic, budget, on_end, self._request.accept)
 
     def refuse(self, reason: Reason, message: str = "") -> None:
-        """Refuse the channel. A site gets `denied` for unknown names, too: so it does not learn which names
-        exist.
+        """Refuse the channel. A site gets `denied` for an unknown name, too, so that it does not learn which
+        names exist.
         """
         if self._is_site and reason is Reason.UNKNOWN_NAME:
             reason, message = Reason.DENIED, f"{self.caller.identity} is not in allow"

@@ -25,13 +25,9 @@ HANDSHAKE: Final = 22
 
 _RECORD: Final = 16 << 10
 _PIECE: Final = 64 << 10
-"""Bytes that OpenSSL gets at a time. Its buffers never shrink, so a larger piece would cost
-memory for ever.
-"""
+"""Bytes that OpenSSL gets at a time. Its buffers never shrink, so larger pieces would keep more memory."""
 _received: Final = memoryview(bytearray(_PIECE))
-"""The buffer into which all connections receive: OpenSSL copies the bytes before the next
-connection reads.
-"""
+"""All connections receive into this buffer: OpenSSL copies the bytes before the next connection reads."""
 _decrypted: Final = memoryview(bytearray(_RECORD))
 
 
@@ -82,10 +78,10 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._is_drained = False
         """Whether all bytes that OpenSSL has received were read from it."""
         self._has_peer_ended = False
-        self._is_end_told = False
-        self._ends = False
+        self._has_passed_eof = False
+        self._wants_eof = False
         """Whether the protocol has ended its direction."""
-        self._has_ended = False
+        self._has_sent_close_notify = False
         """Whether our close_notify is sent."""
         self._error: Exception | None = None
 
@@ -172,10 +168,10 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         if self.is_closing():
             return
         self._flush()  # the answer to a KeyUpdate (RFC 8446 4.6.3)
-        if self._ends:
+        if self._wants_eof:
             self._notify_if_drained()
-        if self._has_peer_ended and not self._is_paused and not self._is_end_told:
-            self._is_end_told = True
+        if self._has_peer_ended and not self._is_paused and not self._has_passed_eof:
+            self._has_passed_eof = True
             if not self._protocol.eof_received():
                 self.close()
 
@@ -207,9 +203,9 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _notify(self) -> None:
         """Send our close_notify, once."""
-        if self._has_ended:
+        if self._has_sent_close_notify:
             return
-        self._ends = self._has_ended = True
+        self._wants_eof = self._has_sent_close_notify = True
         with suppress(ssl.SSLError):  # OpenSSL wants the client's close_notify, which comes later
             self._tls.unwrap()
         self._flush()
@@ -225,7 +221,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     # ------------------------------------------------------------------------------------- for the protocol
 
     def writelines(self, list_of_data: Iterable[Data]) -> None:
-        if self._ends or self.is_closing():
+        if self._wants_eof or self.is_closing():
             return
         try:
             for data in list_of_data:
@@ -247,7 +243,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def write_eof(self) -> None:
         """End our direction; the client's stays open."""
-        self._ends = True
+        self._wants_eof = True
         self._notify_if_drained()
 
     def pause_reading(self) -> None:

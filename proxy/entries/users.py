@@ -30,10 +30,7 @@ CHECK_S: Final = 8.0
 MOST_CHECKS: Final = 24
 """The limit of checks that run or wait. At 0.3 s each (cost 12), the last one still ends in time."""
 _BCRYPT_BYTES: Final = 72
-"""How much of a password bcrypt uses. htpasswd(1) ignores the rest; the bcrypt package refuses a
-longer one.
-"""
-
+"""Bytes of a password that bcrypt uses. htpasswd(1) ignores the rest. The bcrypt package refuses more."""
 
 _BUSY: Final = "too many other passwords wait to be checked"
 
@@ -103,8 +100,9 @@ class Users:
             return None
 
     def _decoy(self, user: str) -> bytes:
-        """The hash for checking an unknown user. Always the same one: varying times would show that it is
-        unknown.
+        """The hash with which the password of an unknown user is checked.
+
+        One user always gets the same hash: otherwise the time would vary, and show that the user is unknown.
         """
         number = int.from_bytes(self._proof(user, b"", b"")[:8])
         return self._hashes[number % len(self._hashes)]

@@ -135,7 +135,7 @@ def test_a_refusal_is_explained_and_exits_1(tmp_path: Path) -> None:
             "the name of cluster staging@k8s is no host name: ask for staging.example.com\n",
         ),
         ("a" * 300 + ":22", "refused: bad_request (a name of 300 bytes: 255 are the most)\n"),
-        ("node\n-7:22", "refused: bad_request (a name of other characters than ASCII's letters, digits, "),
+        ("node\n-7:22", "refused: bad_request (a name with other characters than ASCII letters, digits, "),
         ("%6eode-7:22", "refused: bad_request (expected HOST:PORT or [IPV6]:PORT, without '%')\n"),
     ],
     ids=["an ARN", "an @", "long", "a line break", "escaped"],

@@ -186,7 +186,7 @@ async def test_one_client_too_many_ends_the_oldest_that_has_not_asked(
 @pytest.mark.parametrize(
     ("sent", "answer"),
     [
-        (CONNECT[:-2], b"HTTP/1.1 400 kubemux: bad_request (the request ends in the middle)\r\n"),
+        (CONNECT[:-2], b"HTTP/1.1 400 kubemux: bad_request (the request is not complete)\r\n"),
         (SOCKS[:1], b"\x05\xff"),
         (SOCKS[:-1], b"\x05\x00\x05\x01\x00\x01" + bytes(6)),
     ],

@@ -182,7 +182,7 @@ def test_a_law_of_tls_that_is_broken_is_noticed(law: str, monkeypatch: pytest.Mo
         monkeypatch.setattr(TlsTransport, "pause_reading", lambda self: self._socket.pause_reading())
     else:
         monkeypatch.setattr(
-            TlsTransport, "_is_end_told", property(lambda _: False, lambda *_: None), raising=False
+            TlsTransport, "_has_passed_eof", property(lambda _: False, lambda *_: None), raising=False
         )
     with pytest.raises(AssertionError):
         run_scripts(400)

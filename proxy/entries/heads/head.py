@@ -91,7 +91,7 @@ def target(text: str) -> Endpoint:
     or an escaped character.
     """
     if not (text.isascii() and text.isprintable()):
-        raise ValueError("a name of other characters than ASCII's letters, digits, '.', '-' and '_'")
+        raise ValueError("a name with other characters than ASCII letters, digits, '.', '-' and '_'")
     for sign in "@?%":
         if sign in text:
             raise ValueError(f"expected HOST:PORT or [IPV6]:PORT, without {sign!r}")

@@ -82,12 +82,12 @@ class HttpConnect(Head):
         for line in lines.split(b"\n")[:-1]:
             field = _FIELD.fullmatch(line.removesuffix(b"\r"))
             if not field:  # a folded line, too (RFC 9112 5.2)
-                return self._bad("a header field that is none")
+                return self._bad("a line that is not a header field")
             fields.setdefault(field[1].lower(), []).append(field[2].rstrip(b" \t"))
         if method != b"CONNECT":
             return self._rejected(Reason.UNSUPPORTED, _instead(asked))
         if any(len(fields.get(name, ())) > 1 for name in (b"host", b"proxy-authorization")):
-            return self._bad("a header field that may come once comes twice")
+            return self._bad("Host or Proxy-Authorization is there twice")
         # CONNECT has no content (RFC 9110 9.3.6). If we allowed it, it would be taken for `early` bytes.
         if b"transfer-encoding" in fields or {*fields.get(b"content-length", ())} - {b"0"}:
             return self._bad("CONNECT with content")
@@ -98,7 +98,7 @@ class HttpConnect(Head):
         if not self._needs_user:
             return self._asked
         credentials = _basic(*fields.get(b"proxy-authorization", ()))
-        return Login(credentials) if credentials else self._unknown("a user and a password are asked for")
+        return Login(credentials) if credentials else self._unknown("the entry needs a user and a password")
 
     def _bad(self, message: str) -> Rejected:
         return self._rejected(Reason.BAD_REQUEST, message)

@@ -12,7 +12,7 @@ from proxy.errors.reasons import Reason
 
 VERSION: Final = 5
 VERSION_4: Final = 4
-_NO_OF_4: Final = bytes((0, 91, *bytes(6)))
+_SOCKS4_REJECTED: Final = bytes((0, 91, *bytes(6)))
 """SOCKS4's own reply: 91, request rejected."""
 
 _NO_LOGIN, _PASSWORD, _NO_METHOD = 0, 2, 0xFF
@@ -55,13 +55,13 @@ class Socks5(Head):
     def refused(self, reason: Reason, message: str = "", *, subject: str = "") -> bytes:
         """The refusal in reply to the client's next message. SOCKS5 has only a code, and no text."""
         del message, subject
-        return self._no(codes(reason).reply)
+        return self._refusal(codes(reason).reply)
 
     def _methods(self, held: bytearray) -> Step:
         """RFC 1928 3: version, number of methods, methods."""
         if held[:1] == bytes((VERSION_4,)):
             held.clear()
-            return Rejected(Reason.UNSUPPORTED, "SOCKS4: use SOCKS5 or HTTP CONNECT", _NO_OF_4)
+            return Rejected(Reason.UNSUPPORTED, "SOCKS4: use SOCKS5 or HTTP CONNECT", _SOCKS4_REJECTED)
         if len(held) < 2 or len(held) < 2 + held[1]:
             return None
         offered = self._consume(2 + held[1])[2:]
@@ -70,8 +70,8 @@ class Socks5(Head):
             self._phase = phase
             return Reply(bytes((VERSION, method)))
         if self._needs_user:
-            return self._rejected(Reason.AUTH_REQUIRED, "a user and a password are asked for")
-        return self._bad("the client does not offer to do without a login")
+            return self._rejected(Reason.AUTH_REQUIRED, "the entry needs a user and a password")
+        return self._bad("the client does not offer the method without a login")
 
     def _login(self, held: bytearray) -> Step:
         """RFC 1929 2: version, length and user, length and password.
@@ -79,7 +79,7 @@ class Socks5(Head):
         The RFC forbids an empty password, but clients send one. It is checked like any other.
         """
         if held and held[0] != _LOGIN_VERSION:
-            return self._bad("a login of a version that RFC 1929 does not have")
+            return self._bad("a login message of another version than RFC 1929's")
         if len(held) < 2 or len(held) < 3 + held[1] or len(held) < 3 + held[1] + held[2 + held[1]]:
             return None
         size = held[1]
@@ -98,7 +98,7 @@ class Socks5(Head):
             return None
         _, command, _, kind, size = held[:5]
         if command != _CONNECT:
-            return self._rejected(Reason.UNSUPPORTED, "of the commands of SOCKS5 only CONNECT")
+            return self._rejected(Reason.UNSUPPORTED, "CONNECT is the only command of SOCKS5 here")
         if kind not in (_IPV4, _NAME, _IPV6):
             return self._bad("an address of an unknown type", ADDRESS_TYPE_NOT_SUPPORTED)
         start = 5 if kind == _NAME else 4
@@ -122,13 +122,13 @@ class Socks5(Head):
 
     def _bad(self, message: str, code: int = GENERAL_FAILURE) -> Rejected:
         self._held.clear()
-        return Rejected(Reason.BAD_REQUEST, message, self._no(code))
+        return Rejected(Reason.BAD_REQUEST, message, self._refusal(code))
 
     def _rejected(self, reason: Reason, message: str) -> Rejected:
         self._held.clear()
         return Rejected(reason, message, self.refused(reason))
 
-    def _no(self, code: int) -> bytes:
+    def _refusal(self, code: int) -> bytes:
         if self._phase is _Phase.METHODS:
             return bytes((VERSION, _NO_METHOD))
         return bytes((_LOGIN_VERSION, 1)) if self._phase is _Phase.LOGIN else _reply(code)
