@@ -1,4 +1,4 @@
-"""What any asyncio program that runs for long needs: tasks, blocking calls, logging, systemd, names, text.
+"""What any long-running asyncio program needs: tasks, blocking calls, logging, systemd, names, text.
 
 It imports no other package of kubemux.
 """

@@ -155,7 +155,7 @@ def configure(format: Literal["json", "console"], level: str, stream: TextIO | N
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=_Logger,
-        # a cached logger would keep the old level; looking it up costs little, at one entry per connection
+        # A cached logger would keep the old level. A lookup costs little, at one entry per connection.
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
@@ -247,10 +247,10 @@ _ENCODERS: Final[dict[type, _Encoder]] = {
 
 @lru_cache(maxsize=256)
 def _layout(keys: tuple[str, ...], kinds: tuple[type, ...]) -> tuple[str, list[_Encoder]] | None:
-    """The line of an entry with these keys, with `%s` for each value, and what encodes the values of these
-    types. None if a key says secret, or JSON does not take a type as it is.
+    """The JSON line of an entry with these keys, with `%s` in place of each value, and the values' encoders.
 
-    Most entries have one of a few layouts. JSONEncoder would take twice as long.
+    None if a key is the name of a secret, or a type has no encoder in `_ENCODERS`. Most entries have one of a
+    few layouts. JSONEncoder would take twice as long.
     """
     if any(map(_is_secret, keys)):
         return None

@@ -18,7 +18,7 @@ from typing import IO, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 MAX_OUTPUT: Final = 4 << 20
-"""Bytes. `ssh -G` prints a few KiB, and values from its files."""
+"""Bytes. `ssh -G` prints a few KiB; long values in an ssh_config make it more."""
 _MAX_ERRORS: Final = 64 << 10
 _END_S: Final = 1.0
 """Seconds to wait for a process that was killed. A process that hangs in a disk driver cannot end."""

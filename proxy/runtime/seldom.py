@@ -1,4 +1,4 @@
-"""Lets few of many equal events be logged."""
+"""Limits how often equal events are logged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from time import monotonic
 
 
 class Seldom:
-    """Lets the first `most` through in `seconds`, and counts the others."""
+    """Lets at most `most` events through in each period of `seconds`, and counts the others."""
 
     def __init__(self, seconds: float, most: int = 1) -> None:
         self._seconds = seconds
@@ -19,7 +19,10 @@ class Seldom:
         return f"<Seldom {self._count} since the last>"
 
     def __call__(self) -> int:
-        """Note an event. Returns for how many a line is due now: 0 if none is."""
+        """Count an event. Returns 0 if no line is due now.
+
+        Otherwise it returns how many events the line stands for: this one, and those since the last line.
+        """
         self._count += 1
         now = monotonic()
         if now - self._since >= self._seconds:

@@ -125,7 +125,7 @@ def inherited_sockets() -> dict[Local, socket.socket]:
                 "inherited socket not usable",
                 fd=fd,
                 error=str(exc),
-                hint="keep to ListenStream= in kubemux.socket",
+                hint="use only ListenStream= in kubemux.socket",
             )
             continue
         # Two sockets with the same address; only ReusePort= allows that.
