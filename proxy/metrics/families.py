@@ -76,7 +76,7 @@ CLUSTER: Final[Sequence[Family[ClusterRecord]]] = (
     Plain(
         GAUGE,
         "cluster_listening",
-        "1 if the cluster's local address is bound, 0 if somebody else has it.",
+        "1 if the cluster's local address is bound, 0 if not.",
         ("cluster",),
         lambda one: known(one.listening),
     ),
@@ -163,7 +163,7 @@ GATEWAY: Final[Sequence[Family[GatewayRecord]]] = (
     Plain(
         GAUGE,
         "link_data_plane",
-        "Links by who carries their bytes.",
+        "Links by data plane.",
         ("gateway", "mode"),
         lambda one: items(one.planes),
     ),
@@ -264,7 +264,7 @@ DENIED: Final[Sequence[Family[Counter[Reason]]]] = (
 def logins(record: LoginRecord) -> Iterator[Metric]:
     """The families of the SSH server; a daemon has only one."""
     results = CounterMetricFamily(
-        "kubemux_ssh_logins", "Clients that came to the SSH server, by result.", labels=("result",)
+        "kubemux_ssh_logins", "Clients that connected to the SSH server, by result.", labels=("result",)
     )
     for reason, number in record.results.items():
         results.add_metric((reason,), number)

@@ -57,7 +57,6 @@ class Plain(Generic[Record]):
         )
 
     def metric(self, records: Sequence[tuple[str, Record]]) -> Metric:
-        """See Family."""
         family = self._kind(self._name, self._text, labels=self._labels)
         for owner, record in records:
             for values, number in self._read(record):
@@ -74,7 +73,6 @@ class Timed(Generic[Record]):
         self._name, self._text, self._label, self._read = f"kubemux_{name}_seconds", text, label, read
 
     def metric(self, records: Sequence[tuple[str, Record]]) -> Metric:
-        """See Family."""
         family = HistogramMetricFamily(self._name, self._text, labels=(self._label,))
         for owner, record in records:
             histogram = self._read(record)

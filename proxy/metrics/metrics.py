@@ -55,7 +55,7 @@ class Metrics:
         self.buffered_bytes = gauge(
             "buffered_bytes", "Bytes that buffers and granted windows may hold now, out of limits.memory."
         )
-        self.paused_relays = gauge("paused_relays", "Connections of which a side waits for the other.")
+        self.paused_relays = gauge("paused_relays", "Connections of which one side waits for the other.")
         self.tasks = gauge("tasks", "Tasks of the event loop.")
         self.loop_lag = Histogram(
             "kubemux_event_loop_lag_seconds",
@@ -68,10 +68,13 @@ class Metrics:
         )
         self.config_last_success = gauge(
             "config_last_reload_success_timestamp_seconds",
-            "When a configuration was last taken, in Unix time.",
+            "When a configuration was last loaded, in Unix time.",
         )
         build = Gauge(
-            "kubemux_build_info", "1, labelled with what runs.", ("version", "python"), registry=registry
+            "kubemux_build_info",
+            "Always 1; the labels are the versions of kubemux and Python.",
+            ("version", "python"),
+            registry=registry,
         )
         build.labels(version, platform.python_version()).set(1)
         self._whole: list[Collector] = [
@@ -94,11 +97,11 @@ class Metrics:
         ]
 
     def cluster(self, name: str) -> ClusterRecord:
-        """The numbers of a cluster; all are zero if there were none."""
+        """The numbers of a cluster. The first call makes them."""
         return self._records.clusters[name]
 
     def gateway(self, name: str) -> GatewayRecord:
-        """The numbers of a gateway; all are zero if there were none."""
+        """The numbers of a gateway. The first call makes them."""
         return self._records.gateways[name]
 
     def traffic(self, cluster: str) -> Traffic:
@@ -110,7 +113,7 @@ class Metrics:
         return self._records.routes[name]
 
     def site(self, name: str) -> SiteRecord:
-        """The numbers of a site and of clients that ask for names at it."""
+        """The numbers of a site, and of clients that ask for names at it. The first call makes them."""
         return self._records.sites[name]
 
     def discovery(self, route: str) -> DiscoveryRecord:

@@ -1,4 +1,6 @@
-"""Counts what happens to clusters and gateways, in plain numbers that a scrape reads.
+"""Counts what happens, in plain numbers: one record for each cluster, gateway, route, site and entry.
+
+A scrape makes its answer in pieces, while the numbers change. So it copies each record first (`copy`).
 
 prometheus-client's own counters and histograms take a lock and look up labels: 30 us of the 220 us that a new
 connection cost. Here only the event loop's thread writes, so no lock is needed; an observation costs a
@@ -57,7 +59,6 @@ class Histogram:
         self.sum += value
 
     def copy(self) -> Histogram:
-        """A copy, which does not change any more."""
         twin = Histogram.__new__(Histogram)
         twin.bounds, twin.counts, twin.sum = self.bounds, self.counts.copy(), self.sum
         return twin
@@ -68,7 +69,7 @@ class Histogram:
 
 
 class Traffic:
-    """The numbers of one cluster's clients."""
+    """The numbers of the clients of one cluster, route or site."""
 
     __slots__ = (
         "channel_open",
@@ -100,7 +101,6 @@ class Traffic:
         return self.opened - self.closed
 
     def copy(self) -> Traffic:
-        """A copy, which does not change any more."""
         twin = Traffic.__new__(Traffic)
         self._copy_to(twin)
         return twin
@@ -149,7 +149,6 @@ class EntryRecord:
         return self.opened - self.closed
 
     def copy(self) -> EntryRecord:
-        """As it is now."""
         twin = EntryRecord.__new__(EntryRecord)
         twin.opened, twin.closed, twin.results = self.opened, self.closed, self.results.copy()
         return twin
@@ -166,7 +165,6 @@ class DiscoveryRecord:
         """None until it is known."""
 
     def copy(self) -> DiscoveryRecord:
-        """As it is now."""
         twin = DiscoveryRecord.__new__(DiscoveryRecord)
         twin.pods, twin.is_watched = self.pods, self.is_watched
         return twin
@@ -199,7 +197,6 @@ class ClusterRecord:
         """Unix time, by kind."""
 
     def copy(self) -> ClusterRecord:
-        """A copy, which does not change any more."""
         twin = ClusterRecord.__new__(ClusterRecord)
         twin.traffic, twin.up, twin.listening = self.traffic.copy(), self.up, self.listening
         twin.probes, twin.probe_duration = self.probes.copy(), self.probe_duration.copy()
@@ -245,7 +242,6 @@ class GatewayRecord:
         """How many links use each data plane."""
 
     def copy(self) -> GatewayRecord:
-        """A copy, which does not change any more."""
         twin = GatewayRecord.__new__(GatewayRecord)
         twin.links, twin.retiring, twin.rtt, twin.backoff = self.links, self.retiring, self.rtt, self.backoff
         twin.is_idle, twin.live = self.is_idle, self.live
