@@ -61,7 +61,7 @@ def _all(config: Config, name_of: NameOf) -> list[Finding]:
         for loc, allow, ways in _lists(config)
         if all(rule.kind != ANY for rule in allow)
         for index, rule in enumerate(allow)
-        if (doubt := _no_key(rule, config, ways) if rule.kind in _BY_KEY else _doubt(rule, ways, name_of))
+        if (doubt := _no_login(rule, config, ways) if rule.kind in _BY_KEY else _doubt(rule, ways, name_of))
     ]
 
 
@@ -97,7 +97,7 @@ def _kinds_at(listen: Local) -> frozenset[str]:
 
 
 def _doubt(rule: Rule, ways: list[_WayIn], name_of: NameOf) -> tuple[str, str] | None:
-    """Why the rule matches nobody, and the remedy."""
+    """Why the rule matches nobody, and the remedy; None if it may match somebody."""
     if not any(rule.kind in way.kinds for way in ways):
         return _NO_WAY[rule.kind]
     if rule.kind in _LOCAL:
@@ -126,8 +126,8 @@ _NO_WAY: Final = {
 }
 
 
-def _no_key(rule: Rule, config: Config, ways: list[_WayIn]) -> tuple[str, str] | None:
-    """Why no user or site of the SSH server matches the rule, and the remedy."""
+def _no_login(rule: Rule, config: Config, ways: list[_WayIn]) -> tuple[str, str] | None:
+    """Why no user or site of the SSH server matches the rule, and the remedy; None if one may."""
     if config.ssh_server is None:
         others = "uid:NAME, gid:NAME, cert:NAME or proxy-user:NAME"
         return (

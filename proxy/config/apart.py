@@ -43,13 +43,10 @@ class Loaded(NamedTuple):
 async def load(path: Path) -> Loaded:
     """Run `proxy.config.loader.load_for_daemon` on `path` in a child process. Raises ConfigError."""
     command = [sys.executable, "-P", "-m", "proxy.config.apart", str(path)]
-    paths = [
-        str(Path(__file__).parents[2]),
-        os.environ.get("PYTHONPATH", ""),
-    ]  # this code and its libraries
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        # To look for plugins, pydantic reads the metadata of all that is installed; kubemux has none.
+        # kubemux has no plugins. To find some, pydantic would read the metadata of all installed packages.
         "PYDANTIC_DISABLE_PLUGINS": "__all__",
     }
     try:
@@ -97,7 +94,7 @@ def main() -> None:
         result = str(error), vars(error)
     sys.stdout.buffer.write(pickle.dumps(result))
     sys.stdout.flush()
-    os._exit(0)  # a thread may hang; and to free piece by piece what goes with the process takes 50 ms
+    os._exit(0)  # a thread may hang, and freeing all objects first takes 50 ms
 
 
 if __name__ == "__main__":

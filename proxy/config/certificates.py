@@ -118,14 +118,11 @@ def _unknown_curve(certificate: x509.Certificate) -> str:
     try:
         key = certificate.public_key()
     except UnsupportedAlgorithm:
-        return (
-            ""  # Go does not know this kind of key either: it reads the certificate, and trusts no signature
-        )
-    return (
-        ""
-        if not isinstance(key, ec.EllipticCurvePublicKey) or isinstance(key.curve, _CURVES)
-        else key.curve.name
-    )
+        # Go does not know this kind of key either: it reads the certificate, and trusts no signature.
+        return ""
+    if not isinstance(key, ec.EllipticCurvePublicKey) or isinstance(key.curve, _CURVES):
+        return ""
+    return key.curve.name
 
 
 def _go_error(der: bytes) -> str:

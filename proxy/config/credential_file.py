@@ -54,13 +54,13 @@ def check_file(
             hint = f"chmod 600 {path}; {denied_hint(path, kind)}"
         yield Finding(loc, f"{path} is a secret that others may read (mode {mode:04o})", hint)
     elif content is Content.ENCRYPTED and kind is Kind.HOST_KEY:
-        hint = "nobody is there to type a passphrase: ssh-keygen -p -N '' -f FILE takes it off"
+        hint = f"a host key can have no passphrase; remove it: ssh-keygen -p -N '' -f {path}"
         yield Finding(loc, f"{path} is encrypted", hint)
     elif kind is Kind.HOST_KEY and (why := unfit(data)):
         hint = "name another file, and make it: kubemux ssh-server keygen"
         yield Finding(loc, f"{path} cannot be used: {why}", hint)
     elif content is Content.ENCRYPTED and locked:
-        hint = "add passphrase_file: FILE; or ssh-add it, say agent: true and take it out of identity_files"
+        hint = "add passphrase_file: FILE; or ssh-add it, set agent: true, and remove it from identity_files"
         if is_for_system_service():
             hint = "add passphrase_file: FILE, which comes to the service as a credential, as the key does"
         yield Finding(loc, f"{path} is encrypted, and the gateway has no passphrase_file", hint)

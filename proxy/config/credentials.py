@@ -68,7 +68,7 @@ def inspect(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> Inspection:
     hanging = []
     for loc, part in all_of(parts, timeout=FILES_S).items():
         if isinstance(part, Hangs):
-            if loc != _SHARED:  # each section says that of itself
+            if loc != _SHARED:  # the section whose file hangs reports it
                 hanging.append(Finding(loc, str(part), HANGS))
         else:
             findings += part.findings
@@ -84,7 +84,10 @@ def inspect_section(loc: Loc, section: Section, scrutiny: Scrutiny = Scrutiny.FI
 _SHARED: Final = ("sites", "users")
 """The place of the check whether two sites or users have the same key."""
 MOST_APART: Final = 100
-"""Up to this many sites and users are checked in a thread each, more of them in one: there may be 10,000."""
+"""If there are more sites and users than this, one thread checks them all: there may be 10,000.
+
+Otherwise each is checked in its own thread.
+"""
 
 
 def _groups(found: Mapping[Loc, Section]) -> dict[Loc, Mapping[Loc, Section]]:

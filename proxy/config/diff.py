@@ -84,12 +84,13 @@ def plan(old: Config, new: Config, changed_files: frozenset[Path] = frozenset())
     old_server, new_server = (
         {SSH_SERVER: one.ssh_server} if one.ssh_server is not None else {} for one in (old, new)
     )
-    dirty = _unlike(old.gateways, new.gateways, changed_files)
-    light = {name for name in dirty & old.gateways.keys() if _is_light(old, new, name, changed_files)}
-    heavy = _spread(new, dirty - light)
-    dirty = heavy | _spread(new, light)
+    differing = _unlike(old.gateways, new.gateways, changed_files)
+    before = differing & old.gateways.keys()
+    in_place = {name for name in before if _is_in_place(old, new, name, changed_files)}
+    relinked = _spread(new, differing - in_place)
+    adjusted = _spread(new, in_place) - relinked
     return Plan(
-        gateways=_change(old.gateways, new.gateways, dirty, light=dirty - heavy),
+        gateways=_change(old.gateways, new.gateways, relinked | adjusted, adjusted=adjusted),
         clusters=_change(old.clusters, new.clusters, _unlike(old.clusters, new.clusters, changed_files)),
         routes=_change(old_routes, new_routes, _unlike(old_routes, new_routes, frozenset())),
         entries=_change(old.entries, new.entries, _unlike(old.entries, new.entries, changed_files)),
@@ -120,8 +121,8 @@ def _unlike(old: _Sections, new: _Sections, changed_files: frozenset[Path]) -> s
     return {name for name in new if not is_like(name)}
 
 
-def _is_light(old: Config, new: Config, name: str, changed_files: frozenset[Path]) -> bool:
-    """Whether the links of a gateway that differs can stay."""
+def _is_in_place(old: Config, new: Config, name: str, changed_files: frozenset[Path]) -> bool:
+    """Whether a gateway that differs can keep its links, because they can take the new settings."""
     before, after = old.gateways[name], new.gateways[name]
     relink = [key for key, fact in keys(GatewayConfig).items() if not fact.in_place]
     is_same = all(getattr(before, key) == getattr(after, key) for key in relink)
@@ -146,10 +147,10 @@ def _hops(config: Config, name: str) -> set[str]:
 
 
 def _change(
-    old: _Sections, new: _Sections, dirty: set[str], *, light: Collection[str] = frozenset()
+    old: _Sections, new: _Sections, differing: set[str], *, adjusted: Collection[str] = frozenset()
 ) -> Change:
-    """What happens to each section. `dirty` are those that differ; those of them that are `light` can be
-    adjusted.
+    """What happens to each section. `differing` are the names of those that differ. Of these, links of the
+    `adjusted` ones stay.
     """
 
     def is_same(name: str) -> bool:
@@ -159,9 +160,9 @@ def _change(
     stay = [name for name in new if name in old]
     return Change(
         removed=tuple(name for name in old if name not in new),
-        changed=tuple(name for name in stay if name in dirty and not is_same(name)),
+        changed=tuple(name for name in stay if name in differing and not is_same(name)),
         added=tuple(name for name in new if name not in old),
-        kept=tuple(name for name in stay if name not in dirty),
-        renewed=tuple(name for name in stay if name in dirty and name not in light and is_same(name)),
-        adjusted=tuple(name for name in stay if name in light),
+        kept=tuple(name for name in stay if name not in differing),
+        renewed=tuple(name for name in stay if name in differing and name not in adjusted and is_same(name)),
+        adjusted=tuple(name for name in stay if name in adjusted),
     )

@@ -32,5 +32,5 @@ def check(config: Config, index: int, route: RouteConfig) -> Iterator[Finding]:
         yield Finding(here, message, suggest(discover.cluster, config.clusters))
     elif not cluster.probe.token_file and not cluster.probe.client_cert:
         message = f"{shown(discover.cluster)} has neither probe.token_file nor probe.client_cert"
-        hint = "an API server tells nobody unknown about its pods: add the token of docs/notebooks.md"
+        hint = "an API server shows its pods only to a known user: add the token of docs/notebooks.md"
         yield Finding(here, message, hint)

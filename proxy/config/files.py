@@ -40,7 +40,7 @@ class Unread(Unusable):
 
 
 _OF_PATH: Final = frozenset({errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
-"""Errors that are the path's: it leads nowhere."""
+"""Errors of the path, not of this machine."""
 
 
 def read_bytes(path: Path, *, limit: int) -> tuple[bytes, os.stat_result]:

@@ -124,7 +124,7 @@ class GatewayConfig(Section):
         default="always",
         in_place=True,
     )
-    # The daemon looks every half a second at most.
+    # At least 1 s, because the daemon checks no more often than every half a second.
     idle_timeout: Duration = key(
         "How long an on-demand gateway keeps its links after its last client's connection has ended.",
         default=600.0,

@@ -52,7 +52,7 @@ class Lines(NamedTuple):
     warnings: tuple[Finding, ...] = ()
     """Lines that are not used, in files with other lines that are used."""
     is_complete: bool = True
-    """Whether every file was read, or cannot be used. If not, a file that may be good could not be read."""
+    """False if this machine could not read a file (`Unread`): the file may be good, and have more keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +81,12 @@ def table(read: Iterable[Lines]) -> tuple[Table, tuple[tuple[Grant, Grant], ...]
             _put(authorities.setdefault(blob, {}), principal, grant, twice)
             fingerprints.setdefault(grant.who.name, []).append(blobs.fingerprint(blob))
     for blob in keys.keys() & authorities.keys():
-        _part(keys, authorities[blob], blob, twice)
+        _refuse_key_and_authority(keys, authorities[blob], blob, twice)
     named = {name: tuple(dict.fromkeys(found)) for name, found in fingerprints.items()}
     return Table(keys, authorities, named), tuple(twice)
 
 
-def _part(
+def _refuse_key_and_authority(
     keys: dict[bytes, Grant], by_principal: dict[str, Grant], blob: bytes, twice: list[tuple[Grant, Grant]]
 ) -> None:
     """Refuse a key that belongs to one identity, and is the CA of another: its owner could be both."""

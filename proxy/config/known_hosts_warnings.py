@@ -19,7 +19,7 @@ def scan(gateway: GatewayConfig) -> str:
 
 
 def _named(gateway: GatewayConfig) -> str:
-    """Its host, as a shell takes it; of a pattern, one to be filled in."""
+    """Its host, quoted for a shell; for a pattern `HOST`, which the user must replace."""
     return "HOST" if gateway.is_pattern else shlex.quote(gateway.host)
 
 

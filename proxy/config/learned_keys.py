@@ -30,8 +30,8 @@ KINDS: Final = frozenset(
         b"ecdsa-sha2-nistp256",
         b"ecdsa-sha2-nistp384",
         b"ecdsa-sha2-nistp521",
-        b"ssh-rsa",
-    }  # RSA signs with SHA-2
+        b"ssh-rsa",  # the type of the key; it signs with SHA-2
+    }
 )
 
 
@@ -128,7 +128,7 @@ def update(
     if kind(shown) not in KINDS:
         return Update(refused="it identified itself with a certificate")
     if not all(map(_is_simple, about)):
-        return Update(refused="known_hosts has an authority, a ban, a pattern or more than two names for it")
+        return Update(refused="known_hosts has a marker (@), a pattern or more than two names for it")
     if shown not in vouchers:
         return Update(refused="its key is not in known_hosts under this name")
     if not elsewhere.isdisjoint(announced):

@@ -50,7 +50,7 @@ def load_with_doubts(path: Path) -> tuple[Config, list[Problem]]:
 
 def load_for_daemon(path: Path) -> tuple[Config, Inspection, list[Problem], list[Problem]]:
     """The configuration, the state of the files it names, a problem for each section whose files hang, and
-    what is accepted and lets nobody in.
+    warnings about accepted rules that match nobody.
 
     Unlike `load` it does not fail if a file hangs: the daemon serves everything else meanwhile. Raises
     ConfigError. Blocks.

@@ -40,7 +40,7 @@ def check(config: Config) -> Iterator[Finding]:
 def unused(config: Config) -> Iterator[Finding]:
     """A finding for routes that no client can use, because there is no entry."""
     if config.routes and not config.entries and config.ssh_server is None:
-        message = "there is no entry where clients could ask for what they lead to"
+        message = "no client can use a route: there is neither an entry nor ssh_server"
         yield Finding(("routes",), message, 'add entries: {proxy: {listen: "127.0.0.1:3128"}}')
 
 
@@ -84,7 +84,7 @@ def _twins(config: Config) -> Iterator[Finding]:
             if owner != name:
                 differ = "" if said == twin else ", and case does not count in what clients ask for"
                 loc = ("clusters", name, key) if key else ("clusters", name)
-                message = f"the cluster {shown(owner)} is already asked for as {shown(twin)}{differ}"
+                message = f"clients already ask for the cluster {shown(owner)} as {shown(twin)}{differ}"
                 yield Finding(loc, message, "give one of the two another name")
 
 

@@ -21,7 +21,7 @@ from proxy.config.model import (
 
 Section = GatewayConfig | ClusterConfig | EntryConfig | SshServerConfig | SiteConfig | UserConfig
 SSH_SERVER: Final = ("ssh_server",)
-"""Its place: there is one, without a name."""
+"""The place of `ssh_server`, a section without a name."""
 
 
 class Reference(NamedTuple):

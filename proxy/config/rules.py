@@ -60,7 +60,8 @@ def own_listener(
 ) -> str | None:
     """The key of our own listener that a connection from this machine to `address` would reach.
 
-    None if it would reach something else. `is_here` tells addresses of this machine other than loopback.
+    None if it would reach something else. `is_here` returns whether an address, other than loopback, is one
+    of this machine.
     """
     if is_wildcard(address.host):  # connect(2) to 0.0.0.0 or :: connects to loopback
         address = address._replace(host="::1" if ":" in address.host else "127.0.0.1")
@@ -103,9 +104,7 @@ def _references(config: Config) -> Iterator[Finding]:
                 hint = suggest(hop, (other for other in config.gateways if other != name))
                 yield Finding(("gateways", name, "jump", index), f"there is no gateway {shown(hop)}", hint)
             elif config.gateways[hop].is_pattern:
-                message = (
-                    f"{shown(hop)} is a pattern, {ANY_HOST}: no host was asked for that it could stand for"
-                )
+                message = f"{shown(hop)} is a pattern, {ANY_HOST}, which only routes can use"
                 yield Finding(
                     ("gateways", name, "jump", index), message, "name a gateway with a host of its own"
                 )
@@ -208,7 +207,7 @@ def _addresses(config: Config) -> Iterator[Finding]:
 
 
 _RESERVED: Final = {"listener": "the addresses of clusters", "ssh": "clients who come by SSH"}
-"""Names that no entry of `entries` may have -> what has them."""
+"""Names that no entry of `entries` may have, and what each name means."""
 
 
 def _entries(config: Config) -> Iterator[Finding]:
@@ -229,7 +228,7 @@ def _entries(config: Config) -> Iterator[Finding]:
         if not isinstance(entry.listen, Endpoint) or entry.listen.is_loopback or not entry.allow_remote:
             continue
         if not entry.authenticates and not entry.lets_anybody_in:
-            message = "other machines reach it, and nobody has to say who they are"
+            message = "other machines reach it, and no client has to prove its identity"
             hint = (
                 "add tls: {cert_file: FILE, key_file: FILE, client_ca_file: FILE}, or tls and "
                 "users_file: FILE; or allow: [any] if everybody may use it"

@@ -11,7 +11,7 @@ from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
 from proxy.runtime.blocking import doing
 
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""The ciphers for TLS 1.2: those with forward secrecy. TLS 1.3 has no others."""
+"""The ciphers for TLS 1.2: those with forward secrecy. All ciphers of TLS 1.3 have it."""
 
 _LOADING: Final = {
     "KEY_VALUES_MISMATCH": "is another certificate's key",

@@ -26,7 +26,7 @@ SERVICE: Final = "kubemux"
 def warnings(config: Config) -> Iterator[tuple[str, str]]:
     """A warning and a remedy for each file that the service may not read, if this is root.
 
-    There are none where systemd makes up the service's user for each start.
+    There are none if this machine has no user `kubemux`, as with DynamicUser= (systemd.exec(5)).
     """
     if os.geteuid() != 0:
         return
@@ -54,7 +54,7 @@ def _is_credential(path: Path) -> bool:
 
 @contextmanager
 def _acting_as(user: pwd.struct_passwd) -> Iterator[None]:
-    """Have the rights of `user` for a while. All threads of this process have."""
+    """Give this process, with all its threads, the rights of `user` until the block ends."""
     groups, group = os.getgroups(), os.getegid()
     os.initgroups(user.pw_name, user.pw_gid)
     try:

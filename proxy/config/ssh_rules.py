@@ -53,7 +53,7 @@ def _permits(config: Config) -> Iterator[Finding]:
 def _permit(config: Config, way: str, loc: Loc, target: Endpoint) -> Iterator[Finding]:
     site = config.sites.get(way)
     if site is not None and not permits(site, target):
-        message = f"{not_permitted(way, site, target)}, so it cannot be asked of this site"
+        message = f"{not_permitted(way, site, target)}, so clients cannot ask the site for it"
         yield Finding(loc, message, f"add {target} to sites.{way}.permit")
 
 

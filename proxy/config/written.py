@@ -64,7 +64,7 @@ class Exact:
 
 
 def from_text(kind: type[P], form: str) -> Callable[[object], P]:
-    """The parser of a value that a file has as text like `form`; one that is there already stays."""
+    """The parser of a value that is written as text of this `form`. A value of `kind` stays as it is."""
 
     def parse(value: object) -> P:
         if isinstance(value, kind):
