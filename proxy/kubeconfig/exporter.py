@@ -102,7 +102,7 @@ def _kept(target: Target, existing: Body) -> Body:
         is_theirs = f"{scheme}://{rest.rpartition('@')[2]}" == target.proxy_url  # with a user and password
     else:
         host = str(target.server).rpartition(":")[0]
-        # Otherwise the entry was by name, and the proxy-url was ours.
+        # Otherwise kubemux has exported it by name, with a proxy-url of its own.
         is_theirs = text(existing.get("server")).startswith(f"https://{host}:")
     return {**kept, "proxy-url": url} if url and is_theirs else kept
 

@@ -41,7 +41,7 @@ def locked(path: Path) -> Iterator[list[Path]]:
             os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except FileExistsError as exc:
             hint = f"wait for kubectl or kubemux to finish; if none runs, it is a leftover: rm {lock}"
-            raise WriteFailed(f"{path}: somebody else is changing it ({lock} exists)", hint=hint) from exc
+            raise WriteFailed(f"{path}: another program is changing it ({lock} exists)", hint=hint) from exc
     try:
         yield made
     finally:

@@ -85,7 +85,7 @@ def select(
             Problem(
                 0,
                 "contexts",
-                "no context is named, and none is taken unasked",
+                "no context is named",
                 f"add --context NAME; {there}",
             )
         )
@@ -146,9 +146,9 @@ def _imported(name: str, kubeconfig: Kubeconfig, cluster_name: str, gateway: str
         )
     if base_path:
         notes.append(
-            f"{name}: {base_path} of its server is kept as clusters.{name}.base_path; clients will say "
-            "Host: 127.0.0.1:PORT, so "
-            f"a proxy in front of it that tells hosts apart by that must take it for {api_server.host}"
+            f"{name}: {base_path} of its server is kept as clusters.{name}.base_path; clients will send "
+            "Host: 127.0.0.1:PORT. If a proxy in front of the API server selects by Host, it must treat this "
+            f"as {api_server.host}"
         )
     imported = Imported(
         name, gateway, api_server, api_server.host, _ca(cluster), notes=tuple(notes), base_path=base_path
@@ -159,7 +159,7 @@ def _imported(name: str, kubeconfig: Kubeconfig, cluster_name: str, gateway: str
     try:
         return replace(imported, server_name=parse_server_name(server_name))
     except ValueError as exc:
-        raise ValueError("its tls-server-name is no name") from exc
+        raise ValueError("its tls-server-name is neither a host name nor an address") from exc
 
 
 def _dialler(gateway: str) -> str:
@@ -196,7 +196,7 @@ def server_url(server: str) -> tuple[Endpoint, str]:
         )
     if url.query or url.fragment or "@" in url.netloc:
         raise ValueError(
-            f"its server is more than https://{endpoint}/PATH: a query or user in the URL is lost in a tunnel"
+            f"its server has more than https://{endpoint}/PATH: a query or user in the URL would be lost"
         )
     if not url.path.strip("/"):
         return endpoint, ""
@@ -204,7 +204,7 @@ def server_url(server: str) -> tuple[Endpoint, str]:
         return endpoint, parse_base_path(url.path)
     except ValueError as exc:
         raise ValueError(
-            "the path of its server holds characters that no URL has, or is empty in places"
+            "the path of its server has a character that no URL may have, or an empty segment (//)"
         ) from exc
 
 

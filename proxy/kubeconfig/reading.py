@@ -143,7 +143,7 @@ class _Composer(Composer):
 
 
 class _OnlyComposer(_Composer):
-    """The same for a file that is written back. It refuses a second document, which would be lost."""
+    """For a file that is written back. It also refuses a second document, which would be lost."""
 
     def get_single_node(self) -> Node | None:
         node: Node | None = Composer.get_single_node(self)

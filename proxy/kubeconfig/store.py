@@ -25,7 +25,7 @@ from proxy.kubeconfig.merge import Merged, merge
 from proxy.kubeconfig.targets import Target, certificates
 from proxy.runtime.endpoint import Endpoint
 
-WRITTEN: Final = "written; kubemux reload (or SIGHUP) makes a running daemon take it up"
+WRITTEN: Final = "written; kubemux reload (or SIGHUP) makes a running daemon use it"
 
 # ProtectHome= and PrivateTmp= of the shipped unit.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - they are looked at, not written to
@@ -124,8 +124,7 @@ def _merged(config: Path, folder: Path, clusters: Sequence[Imported], port_base:
     for old, new in zip(clusters, visible, strict=True):
         if new is not old:
             merged.notes.append(
-                f"{old.name}: its CA is copied: the service does not see the folder that it is in "
-                f"({old.ca!s})"
+                f"{old.name}: its CA is copied, because the service cannot see the folder of {old.ca!s}"
             )
     after = yaml.dump(document.root)
     return (data if after == before else after), merged  # if nothing changed, its spaces do not change either

@@ -290,7 +290,7 @@ def test_import_reports_the_result_of_each_context(desk: Desk) -> None:
     assert first.stderr.splitlines() == [
         "prod: https://127.0.0.1:16443, new",
         f"{stored}: written",
-        f"{desk.config}: written; kubemux reload (or SIGHUP) makes a running daemon take it up",
+        f"{desk.config}: written; kubemux reload (or SIGHUP) makes a running daemon use it",
     ]
     again = desk.run("import", *args)
     assert again.stderr.splitlines() == [
@@ -521,7 +521,7 @@ def test_a_ca_that_the_service_cannot_see_is_copied(
     monkeypatch.setattr(store, "_HIDDEN", (str(home),))
     result = desk.run("import", *args)
     assert (
-        f"kind: its CA is copied: the service does not see the folder that it is in ({home / 'ca.crt'})"
+        f"kind: its CA is copied, because the service cannot see the folder of {home / 'ca.crt'}"
         in result.stderr
     )
     stored = loader.load(desk.config).clusters["kind"].tls.ca_file

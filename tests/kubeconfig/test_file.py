@@ -115,7 +115,7 @@ def test_the_lock_admits_one_holder_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "config"
     with file.locked(path):
         assert (tmp_path / "sub" / "config.lock").exists()
-        with pytest.raises(WriteFailed, match="somebody else is changing it") as caught, file.locked(path):
+        with pytest.raises(WriteFailed, match="another program is changing it") as caught, file.locked(path):
             pytest.fail("two hold the lock")
     assert str(path) in caught.value.hint
     with file.locked(path):

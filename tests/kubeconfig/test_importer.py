@@ -388,7 +388,7 @@ def test_a_name_that_no_cluster_may_have_is_refused_before_it_is_said() -> None:
     report = refused(kubeconfig("p\x1b]0;x\u202e"), "p\x1b]0;x\u202e")
     assert report.replace("\n", "").isprintable()
     assert "its name has characters that no cluster's may have" in report
-    assert "its tls-server-name is no name" in refused(
+    assert "its tls-server-name is neither a host name nor an address" in refused(
         kubeconfig("prod", **{"tls-server-name": "a\x1b[1m"}), "prod"
     )
 
