@@ -94,19 +94,32 @@ def draw_answer(answer: Answer, machine: Mapping[str, str], path: Path) -> None:
 def draw_targets(lines: Sequence[Line], machine: Mapping[str, str], path: Path) -> None:
     """Draw a bar for each target on a logarithmic scale: to the right if it was met, else to the left."""
     title = "Targets: missed to the left, met to the right"
-    with chart(path, title, _source(machine), len(lines) + 1) as figure:
-        (axes,) = _panels(figure, [len(lines) + 1], left=4.9, right=3.8)
+    height = 1.5 * len(lines) + 1  # a name has two lines: the question and the measure
+    with chart(path, title, _source(machine), height) as figure:
+        (axes,) = _panels(figure, [height], left=4.3, right=3.8)
         reach = [1.0 if line.margin <= 0 else max(-1.0, min(1.0, log10(line.margin))) for line in lines]
         colours = [MET if line.verdict.met else MISSED for line in lines]
         axes.barh(range(len(lines)), reach, height=0.7, color=colours)
         axes.axvline(0, color=INK, lw=1)
         axes.spines["left"].set_visible(False)
-        axes.set_yticks(range(len(lines)), [line.name for line in lines])
+        axes.set_yticks([])
         for number, line in enumerate(lines):
+            question, _, measure = line.name.rpartition(": ")
             words = f"{line.verdict.ratio:.3g}, {line.word}: wanted {line.wanted}"
-            axes.annotate(
-                words, (1, number), (6, 0), textcoords="offset points", va="center", annotation_clip=False
-            )
+            for text, side, shift in (
+                (question, -1, (-6, 6)),
+                (measure, -1, (-6, -6)),
+                (words, 1, (6, 0)),
+            ):
+                axes.annotate(
+                    text,
+                    (side, number),
+                    shift,
+                    textcoords="offset points",
+                    ha="right" if side < 0 else "left",
+                    va="center",
+                    annotation_clip=False,
+                )
         axes.set_xlim(-1, 1)
         axes.set_xticks([-1, 0, 1], ["10 times worse", "as wanted", "10 times better"])
         axes.tick_params(axis="x", labelsize=8, colors=PALE)
