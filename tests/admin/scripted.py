@@ -205,7 +205,7 @@ class Daemon:
     metrics: Metrics = field(default_factory=lambda: Metrics(CollectorRegistry(), version="0.1.0"))
     cut: int = 0
     drained: tuple[str, ...] | None = None
-    """What a drain says that it has drained; None: the cluster that was asked for."""
+    """The names that an order to drain returns; None: the cluster that was asked for."""
     held: asyncio.Event | None = None
     """A reload or a drain does not return before this is set."""
 

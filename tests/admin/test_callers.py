@@ -75,7 +75,7 @@ async def test_a_client_may_end_its_side_first(daemon: Daemon, tmp_path: Path, c
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT"])
-async def test_half_a_request_and_the_end_of_it_is_no_request(
+async def test_an_incomplete_request_before_an_end_of_input_gets_no_answer(
     daemon: Daemon, tmp_path: Path, sent: bytes
 ) -> None:
     async with serving(daemon, tmp_path / "s") as endpoint:
@@ -106,7 +106,7 @@ async def test_paths_that_resemble_an_order_are_not_found(
     ("method", "allow"),
     [(b"BREW", b"GET, HEAD"), (b"get", b"GET, HEAD"), (b"TRACE", b"GET, HEAD"), (b"CONNECT", b"GET, HEAD")],
 )
-async def test_an_unknown_method_gets_the_allowed_ones(
+async def test_the_answer_to_an_unknown_method_lists_the_allowed_ones(
     daemon: Daemon, tmp_path: Path, method: bytes, allow: bytes
 ) -> None:
     async with serving(daemon, tmp_path / "s") as endpoint:
@@ -124,7 +124,7 @@ H2C = b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
     [b"Connection: Upgrade\r\n" + WEBSOCKET, b"Connection: Upgrade, HTTP2-Settings\r\n" + H2C],
     ids=["websocket", "h2c"],
 )
-async def test_an_upgrade_is_not_taken_and_http_goes_on(
+async def test_an_upgrade_is_ignored_and_the_request_is_answered(
     daemon: Daemon, tmp_path: Path, upgrade: bytes
 ) -> None:
     """RFC 9110 7.8: a server may ignore it."""
@@ -134,14 +134,16 @@ async def test_an_upgrade_is_not_taken_and_http_goes_on(
     assert answer.count(b"HTTP/1.1 200 OK\r\n") == 2
 
 
-async def test_http_2_without_asking_is_refused(daemon: Daemon, tmp_path: Path) -> None:
+async def test_http_2_without_an_upgrade_is_refused(daemon: Daemon, tmp_path: Path) -> None:
     async with serving(daemon, tmp_path / "s") as endpoint:
         answer = await exchange(endpoint, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 505 ")
 
 
 @pytest.mark.parametrize("options", [[], ["--http1.0"], ["--head"], ["--http2"], ["-d", "x" * 100_000]])
-async def test_curl(daemon: Daemon, tmp_path: Path, options: list[str]) -> None:
+async def test_curl_reads_the_metrics_and_may_not_post(
+    daemon: Daemon, tmp_path: Path, options: list[str]
+) -> None:
     async with serving(daemon, tmp_path / "s") as endpoint:
         command = ["curl", "-s", "-w", "%{http_code}", "-m", "10", *options, f"http://{endpoint}/metrics"]
         done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=60, check=False)

@@ -52,7 +52,7 @@ async def test_status_comes_through_the_socket_or_else_over_tcp(tmp_path: Path) 
             assert await client.fetch_status(admin, CONFIG) == to_document(DAEMON)
 
 
-async def test_orders_and_their_failures(tmp_path: Path) -> None:
+async def test_an_order_returns_the_daemons_result_or_raises_its_error(tmp_path: Path) -> None:
     daemon = Daemon()
     async with serving(daemon, tmp_path / "s") as endpoint:
         admin = AdminConfig(listen=endpoint, socket=tmp_path / "s")
@@ -95,7 +95,7 @@ def as_somebody_else() -> Iterator[None]:
         os.seteuid(before)
 
 
-async def test_a_user_who_may_not_use_the_socket_may_still_read(tmp_path: Path) -> None:
+async def test_a_user_who_may_not_use_the_socket_gets_the_status_over_tcp(tmp_path: Path) -> None:
     async with serving(Daemon(), tmp_path / "s") as endpoint:
         (tmp_path / "s").chmod(0)
         admin = AdminConfig(listen=endpoint, socket=tmp_path / "s")
@@ -106,13 +106,15 @@ async def test_a_user_who_may_not_use_the_socket_may_still_read(tmp_path: Path) 
     assert "sudo" in caught.value.hint
 
 
-async def test_a_daemon_that_hangs() -> None:
+async def test_a_daemon_that_does_not_answer_is_an_error_in_time() -> None:
     async with Foreign(b"") as silent:
         with pytest.raises(AdminError, match=r"no answer within 0\.05 s"):
             await ask(silent.endpoint, "GET", "/", budget=0.05)
 
 
-async def test_an_order_to_a_daemon_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_order_without_an_answer_is_an_error_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The client cannot know whether the daemon got the order."""
     monkeypatch.setattr(client, "ASK_TIMEOUT", 0.05)
     with socket.socket(socket.AF_UNIX) as silent:
@@ -190,7 +192,7 @@ async def test_another_program_is_not_kubemux(name: str) -> None:
     assert f"ss -ltnp 'sport = :{other.endpoint.port}'" in caught.value.hint
 
 
-async def test_another_program_behind_the_socket_takes_no_orders(tmp_path: Path) -> None:
+async def test_another_program_behind_the_socket_gets_no_order(tmp_path: Path) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(await reader.readline())
         writer.write(OK + b"Content-Length: 2\r\n\r\n{}")
@@ -208,15 +210,17 @@ async def test_another_program_behind_the_socket_takes_no_orders(tmp_path: Path)
 
 
 async def test_a_server_that_hangs_up_may_be_kubemux() -> None:
-    """kubemux closes a connection when all its places are busy."""
+    """kubemux closes a new connection when it has as many busy ones as it may have."""
     async with Foreign(b"", hangs_up=True) as other:
         with pytest.raises(AdminError, match="it hung up without an answer") as caught:
             await client.fetch_status(AdminConfig(listen=other.endpoint), CONFIG)
     assert "is that kubemux?" in caught.value.hint
 
 
-async def test_a_daemon_that_was_too_busy_for_a_moment_is_no_stranger(tmp_path: Path) -> None:
-    """At the second attempt it answers."""
+async def test_a_server_that_hangs_up_once_and_then_answers_as_kubemux_is_no_other_program(
+    tmp_path: Path,
+) -> None:
+    """The client asks a second time, and the answer shows that it is kubemux: it was only busy before."""
 
     class Busy(Server):
         async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -230,7 +234,7 @@ async def test_a_daemon_that_was_too_busy_for_a_moment_is_no_stranger(tmp_path: 
         assert busy.accepted == 2
 
 
-async def test_a_proxy_of_the_environment_is_for_other_places(
+async def test_the_client_ignores_proxies_of_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -249,14 +253,16 @@ async def test_a_proxy_of_the_environment_is_for_other_places(
         (Path("/" + "x" * 200), f"/{'x' * 200}: AF_UNIX path too long"),
     ],
 )
-async def test_without_a_listener_the_message_is_the_systems(where: Endpoint | Path, said: str) -> None:
+async def test_without_a_listener_the_error_has_the_message_of_the_system(
+    where: Endpoint | Path, said: str
+) -> None:
     with pytest.raises(AdminError) as caught:
         await ask(where, "GET", "/status", budget=30)
     assert str(caught.value).startswith(said)
     assert isinstance(caught.value.__cause__, OSError)
 
 
-async def test_an_answer_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_that_is_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_ANSWER > 1 << 20
     monkeypatch.setattr("proxy.admin.asking.MAX_ANSWER", 1000)
     async with Foreign(OK + b"\r\n" + b"x" * 2000) as other:

@@ -33,7 +33,7 @@ NOWHERE = Endpoint("127.0.0.1", 1)
         None,
     ],
 )
-async def test_a_daemon_whose_file_has_become_garbage_is_still_found(
+async def test_a_daemon_is_found_although_its_file_is_missing_or_invalid(
     tmp_path: Path, text: str | None
 ) -> None:
     path, socket = tmp_path / "config.yaml", tmp_path / "s"
@@ -63,7 +63,7 @@ async def test_of_two_missing_files_the_one_of_a_running_daemon_is_used(tmp_path
         )
 
 
-async def test_a_daemon_that_is_not_found_may_be_elsewhere(tmp_path: Path) -> None:
+async def test_the_error_says_how_to_find_a_daemon_at_another_address(tmp_path: Path) -> None:
     places: list[Path | Endpoint] = [tmp_path / "s", NOWHERE]
     with pytest.raises(ConfigError) as caught:
         await asyncio.to_thread(find, [tmp_path / "gone.yaml"], places=places)
@@ -91,7 +91,7 @@ async def test_a_socket_that_the_user_may_not_use_is_named(
 
 
 @pytest.mark.parametrize("text", ["version: 1\n", "version: 1\nadmin: {listen: '127.0.0.1:1'}\n"])
-async def test_a_file_that_has_lost_its_socket_does_not_hide_the_daemon_from_orders(
+async def test_orders_find_the_daemon_although_its_file_has_lost_the_socket(
     tmp_path: Path, text: str
 ) -> None:
     path, socket = tmp_path / "config.yaml", tmp_path / "s"
@@ -126,7 +126,7 @@ def test_an_admin_section_that_is_wrong_is_reported(tmp_path: Path, text: str) -
         find([path], places=[NOWHERE])
 
 
-def test_the_usual_places_of_the_admin_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_usual_places_depend_on_the_users_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/user")
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
     monkeypatch.setenv("XDG_STATE_HOME", "not/absolute")
@@ -151,7 +151,7 @@ def test_the_usual_places_of_the_admin_socket(monkeypatch: pytest.MonkeyPatch) -
         (1000, "/nonexistent", "/run/kubemux/admin.sock"),
     ],
 )
-def test_a_socket_is_proposed_where_its_reader_may_have_one(
+def test_a_socket_is_proposed_where_the_user_may_make_one(
     uid: int, home: str, socket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid)

@@ -59,7 +59,7 @@ async def exchange(path: Path | Endpoint, request: bytes) -> bytes:
             await writer.wait_closed()
 
 
-async def test_reads_on_both_sides(tcp: Asker, tmp_path: Path) -> None:
+async def test_reads_are_answered_over_tcp_and_over_the_unix_socket(tcp: Asker, tmp_path: Path) -> None:
     for asker in (tcp, Asker(tmp_path / "s")):
         answer = await asker.get("/healthz")
         assert (answer.status, answer.text) == (200, "ok\n")
@@ -83,7 +83,7 @@ async def test_readyz_follows_the_snapshot(tcp: Asker, daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/readyz?verbose", "/status", "/metrics"])
-async def test_head_is_get_without_a_body(tcp: Asker, path: str) -> None:
+async def test_the_answer_to_head_is_that_to_get_without_its_body(tcp: Asker, path: str) -> None:
     got, head = await tcp.get(path), await tcp.ask("HEAD", path)
     assert head.status == got.status == 200
     assert head.headers["Content-Type"] == got.headers["Content-Type"]
@@ -92,7 +92,7 @@ async def test_head_is_get_without_a_body(tcp: Asker, path: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
-async def test_nothing_but_reads_is_taken_over_tcp(tcp: Asker, daemon: Daemon, method: str) -> None:
+async def test_only_reads_are_accepted_over_tcp(tcp: Asker, daemon: Daemon, method: str) -> None:
     answer = await tcp.ask(method, "/status")
     assert answer.status == 405
     assert answer.headers["Allow"] == "GET, HEAD"
@@ -111,7 +111,7 @@ async def test_nothing_but_reads_is_taken_over_tcp(tcp: Asker, daemon: Daemon, m
     assert daemon.orders == []
 
 
-async def test_orders_over_the_unix_socket(unix: Asker, daemon: Daemon) -> None:
+async def test_orders_are_accepted_over_the_unix_socket(unix: Asker, daemon: Daemon) -> None:
     daemon.result = ReloadResult(added=("cluster new",), warnings=("it rains",))
     answer = await unix.post("/-/reload")
     assert answer.json() == {"added": ["cluster new"], "changed": [], "removed": [], "warnings": ["it rains"]}
@@ -180,7 +180,7 @@ async def test_a_bug_is_logged_and_not_shown(tcp: Asker, daemon: Daemon) -> None
         "%6cocalhost",
     ],
 )
-async def test_a_rebound_name_is_refused_over_tcp(tcp: Asker, host: str) -> None:
+async def test_a_host_name_that_is_not_this_machines_is_refused_over_tcp(tcp: Asker, host: str) -> None:
     answer = await tcp.get("/status", host=host)
     assert answer.status == 403
     assert "prod-eu" not in answer.text
@@ -189,7 +189,7 @@ async def test_a_rebound_name_is_refused_over_tcp(tcp: Asker, host: str) -> None
 @pytest.mark.parametrize(
     "header", ["localhost", "LOCALHOST:9464", "127.0.0.1:1", "127.9.9.9", "[::1]:80", "bastion.lan:9464"]
 )
-def test_names_of_this_machine_are_taken(header: str) -> None:
+def test_host_names_of_this_machine_are_accepted(header: str) -> None:
     assert host_allowed(header, "Bastion.LAN")
 
 
@@ -227,7 +227,7 @@ async def test_http_1_0_without_host_is_answered_and_closed(
 async def test_an_invalid_host_is_a_bad_request(
     daemon: Daemon, tmp_path: Path, fields: bytes, over_tcp: bool
 ) -> None:
-    """RFC 9112 3.2, on either side."""
+    """RFC 9112 3.2, over TCP and over the unix socket."""
     async with serving(daemon, tmp_path / "s") as endpoint:
         request = b"GET /status HTTP/1.1\r\n" + fields + b"\r\n"
         answer = await exchange(endpoint if over_tcp else tmp_path / "s", request * 2)
@@ -354,7 +354,7 @@ async def hold(endpoint: Endpoint) -> tuple[asyncio.StreamReader, asyncio.Stream
     return reader, writer
 
 
-async def test_one_connection_too_many_takes_the_place_of_the_one_that_waited_for_longest(
+async def test_one_connection_too_many_replaces_the_one_that_has_waited_longest(
     daemon: Daemon, tmp_path: Path
 ) -> None:
     async with asyncio.timeout(SECONDS), serving(daemon, tmp_path / "s") as endpoint:
@@ -411,7 +411,7 @@ async def test_where_every_connection_is_busy_one_more_is_reset(tmp_path: Path) 
             await entered.acquire()
         with suppress(ConnectionError):  # a reset, where the abort came before our read
             assert await exchange(tmp_path / "s", b"") == b""
-        busy.append(await hold(endpoint))  # the other side has a bound of its own
+        busy.append(await hold(endpoint))  # connections over TCP have a limit of their own
         released.set()
         for reader, _ in busy[:-1]:
             assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
@@ -420,7 +420,7 @@ async def test_where_every_connection_is_busy_one_more_is_reset(tmp_path: Path) 
             await writer.wait_closed()
 
 
-async def test_requests_may_come_at_once_and_a_body_may_come_with_one(daemon: Daemon, tmp_path: Path) -> None:
+async def test_pipelined_requests_with_bodies_are_answered(daemon: Daemon, tmp_path: Path) -> None:
     post = b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
     async with serving(daemon, tmp_path / "s"):
         answers = await exchange(
@@ -430,7 +430,7 @@ async def test_requests_may_come_at_once_and_a_body_may_come_with_one(daemon: Da
     assert daemon.orders == ["reload", "reload"]
 
 
-async def test_the_absolute_form_is_taken(daemon: Daemon, tmp_path: Path) -> None:
+async def test_the_absolute_form_of_a_request_is_accepted(daemon: Daemon, tmp_path: Path) -> None:
     async with serving(daemon, tmp_path / "s") as endpoint:
         request = (
             f"GET http://{endpoint}/readyz?verbose HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\n\r\n"
@@ -438,7 +438,7 @@ async def test_the_absolute_form_is_taken(daemon: Daemon, tmp_path: Path) -> Non
         assert b"readyz check passed" in await exchange(endpoint, request.encode())
 
 
-async def test_a_busy_port_names_the_port_and_the_remedy_and_leaves_the_other_side(
+async def test_a_busy_port_is_an_error_with_a_remedy_and_the_unix_socket_still_works(
     daemon: Daemon, tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
@@ -470,7 +470,7 @@ async def test_an_address_that_is_not_ours_is_a_listen_error(daemon: Daemon, whe
         (1000, "create its folder, or choose one of your own: admin: {socket: ~/.config/kubemux/admin.sock}"),
     ],
 )
-async def test_a_missing_folder_is_named_with_the_remedy_of_its_reader(
+async def test_a_missing_folder_is_named_with_the_remedy_for_this_user(
     uid: int, remedy: str, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The hint for an ordinary user does not name the service's folder."""

@@ -31,7 +31,7 @@ st.register_type_strategy(float, numbers)  # JSON has no NaN, and no time is neg
 
 
 @given(st.builds(DaemonSnapshot))
-def test_every_snapshot_survives_the_way_through_json(snapshot: DaemonSnapshot) -> None:
+def test_every_snapshot_is_the_same_after_json(snapshot: DaemonSnapshot) -> None:
     assert from_document(json.loads(json.dumps(to_document(snapshot)))) == snapshot
 
 
@@ -242,7 +242,7 @@ def test_readiness_lists_every_check_and_does_not_depend_on_clusters() -> None:
         (replace(DAEMON, draining=True), "[-]daemon: draining"),
     ],
 )
-def test_unbound_listeners_and_draining_make_it_unready(snapshot: DaemonSnapshot, check: str) -> None:
+def test_unbound_listeners_and_draining_make_the_daemon_unready(snapshot: DaemonSnapshot, check: str) -> None:
     assert not is_ready(snapshot)
     lines = readiness(snapshot).splitlines()
     assert check in lines
@@ -266,7 +266,7 @@ def test_an_idle_gateway_is_neither_up_nor_down() -> None:
     assert summary(snapshot).startswith("1/2 clusters up (1 idle), 1/1 gateways connected (1 idle), ")
 
 
-def test_summary() -> None:
+def test_the_summary_counts_clusters_gateways_sites_and_connections() -> None:
     assert summary(DAEMON) == "1/3 clusters up, 1/2 gateways connected, 12 connections"
     assert summary(replace(DAEMON, draining=True, connections=1)).startswith("draining: 1/3 clusters up")
     assert summary(replace(DAEMON, connections=1)).endswith(" 1 connection")

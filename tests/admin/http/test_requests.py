@@ -36,7 +36,7 @@ def parsed(data: bytes, *, piece: int = 1 << 20) -> h11.Request:
     ],
 )
 def test_a_too_large_request_is_refused_in_any_pieces(fields: bytes, status: int, piece: int) -> None:
-    """One read may bring more than a head may have."""
+    """One read may have more bytes than a head is allowed to have."""
     with pytest.raises(h11.RemoteProtocolError) as refused:
         parsed(GET + fields + b"\r\n", piece=piece)
     assert refused.value.error_status_hint == status
@@ -49,7 +49,7 @@ def test_a_long_target_is_refused() -> None:
 
 
 @pytest.mark.parametrize("piece", [1, 1 << 20])
-def test_as_much_as_is_allowed_is_taken(piece: int) -> None:
+def test_a_request_with_as_many_fields_as_are_allowed_is_accepted(piece: int) -> None:
     fields = b"X: y\r\n" * (MAX_FIELDS - 2) + b"Z: " + b"z" * 8000 + b"\r\n"
     assert len(parsed(GET + fields + b"\r\n", piece=piece).headers) == MAX_FIELDS
 
@@ -63,8 +63,10 @@ def test_as_much_as_is_allowed_is_taken(piece: int) -> None:
         (b"//evil/status", b"localhost", b"//evil/status"),
     ],
 )
-def test_the_host_of_an_absolute_form_counts(target: bytes, host: bytes, rest: bytes) -> None:
-    """RFC 9112 3.2.2; two slashes are a path."""
+def test_the_host_of_an_absolute_form_replaces_the_host_field(
+    target: bytes, host: bytes, rest: bytes
+) -> None:
+    """RFC 9112 3.2.2. A target that begins with two slashes is a path."""
     request = parsed(GET.replace(b"/status", target) + b"\r\n")
     assert (dict(request.headers)[b"host"], request.target) == (host, rest)
 
@@ -72,7 +74,7 @@ def test_the_host_of_an_absolute_form_counts(target: bytes, host: bytes, rest: b
 @pytest.mark.parametrize(
     "target", [b"status", b"other:443", b"http:///status", b"http:/status", b"://x/status"]
 )
-def test_a_target_in_no_form_is_refused(target: bytes) -> None:
+def test_a_target_of_an_invalid_form_is_refused(target: bytes) -> None:
     """RFC 9112 3.2; the form `other:443` is only for CONNECT."""
     with pytest.raises(h11.RemoteProtocolError, match="invalid request target") as refused:
         parsed(GET.replace(b"/status", target) + b"\r\n")
@@ -80,7 +82,7 @@ def test_a_target_in_no_form_is_refused(target: bytes) -> None:
 
 
 @given(st.binary(min_size=1, max_size=300))
-def test_garbage_is_refused_or_waited_for_and_nothing_else(data: bytes) -> None:
+def test_any_bytes_are_a_request_or_refused_or_incomplete(data: bytes) -> None:
     requests = Requests()
     requests.receive_data(data)
     event, refused = None, None
@@ -96,7 +98,7 @@ def test_garbage_is_refused_or_waited_for_and_nothing_else(data: bytes) -> None:
 @pytest.mark.parametrize("piece", [1, 2, 3, 1 << 20])
 @pytest.mark.parametrize("line", [b"\r\n", b"\n"])
 def test_an_empty_line_before_a_request_is_skipped(line: bytes, piece: int) -> None:
-    """RFC 9112 2.2: at least one."""
+    """RFC 9112 2.2: a server should ignore at least one."""
     requests = Requests()
     for _ in range(2):
         data = line + GET + b"\r\n"
@@ -118,7 +120,7 @@ def test_a_line_that_is_not_empty_is_refused(start: bytes) -> None:
         parsed(start + GET + b"\r\n")
 
 
-def test_the_end_after_half_an_empty_line_is_an_end() -> None:
+def test_an_end_of_input_after_half_an_empty_line_closes_the_connection() -> None:
     requests = Requests()
     requests.receive_data(b"\r")
     assert requests.next_event() is h11.NEED_DATA
@@ -135,7 +137,7 @@ def test_the_end_after_half_an_empty_line_is_an_end() -> None:
         (GET + b"X" * 200 + b" : a\r\n\r\n", f"illegal header line: '{'X' * 56}...\n"),
     ],
 )
-def test_a_refusal_quotes_the_line_plainly(data: bytes, words: str) -> None:
+def test_a_refusal_quotes_the_line_without_control_characters(data: bytes, words: str) -> None:
     with pytest.raises(h11.RemoteProtocolError) as refused:
         parsed(data)
     _, body, _ = refusal(refused.value)

@@ -117,7 +117,7 @@ async def test_a_stop_does_not_wait_for_a_client_that_does_not_read(tmp_path: Pa
 
 
 @pytest.mark.parametrize("how", ["client", "deadline"])
-async def test_a_stream_ends_with_its_client_or_its_time(tmp_path: Path, how: str) -> None:
+async def test_a_stream_ends_when_its_client_leaves_or_its_time_is_over(tmp_path: Path, how: str) -> None:
     stream = Stream()
     deadlines = Deadlines(answer=0.05 if how == "deadline" else 60.0)
     async with serving(stream, tmp_path / "s", deadlines), client(tmp_path / "s") as (reader, writer):
@@ -159,7 +159,7 @@ async def test_a_stop_lets_an_order_be_answered(tmp_path: Path) -> None:
             assert (await reader.read()).endswith(b"\r\n\r\ndone")
 
 
-async def test_a_failure_in_the_middle_of_an_answer_cuts_it(
+async def test_an_error_in_the_middle_of_an_answer_cuts_the_answer_off(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def pieces() -> AsyncGenerator[bytes, None]:
@@ -181,7 +181,7 @@ async def test_a_failure_in_the_middle_of_an_answer_cuts_it(
     assert "in the middle" in said
 
 
-async def test_a_slow_request_has_the_same_deadline(tmp_path: Path) -> None:
+async def test_a_request_that_arrives_byte_by_byte_does_not_extend_its_deadline(tmp_path: Path) -> None:
     async def never(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError
 
@@ -196,7 +196,7 @@ async def test_a_slow_request_has_the_same_deadline(tmp_path: Path) -> None:
         assert read.result() == b""
 
 
-async def test_expectations_are_not_waited_for_and_bodies_not_read(tmp_path: Path) -> None:
+async def test_the_answer_does_not_wait_for_an_expected_body(tmp_path: Path) -> None:
     """The app does not read the body, so the server may answer at once (RFC 9110 10.1.1)."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
