@@ -23,7 +23,7 @@ ORIGIN = Endpoint("127.0.0.1", 1)
 WINDOW = 1 << 30
 LARGEST_PACKET = 64 << 10
 SECONDS = 60.0
-"""Until a channel is open. The peer answers in the same turn of the loop, or the test has a mistake."""
+"""Seconds to open a channel. The peer answers in the same turn of the loop, or the test has a mistake."""
 
 
 def timed(benchmark: Any, work: Callable[..., object], *, items: int, **how: object) -> object:

@@ -204,7 +204,7 @@ def test_the_relay_delays_every_byte_and_changes_none(tmp_path: Path) -> None:
             assert 60 <= echo_ms(far) < 1000
 
 
-def test_reads_wrk() -> None:
+def test_the_report_of_wrk_is_parsed() -> None:
     requests = read_wrk(WRK, 2.0)
     assert requests == pytest.approx((39800.5, 0.064, 1.25, 50.0))
 
@@ -222,7 +222,7 @@ def test_no_request_fails_wrk() -> None:
         read_wrk(WRK.replace("40000", "0"), None)
 
 
-def test_reads_ab() -> None:
+def test_the_report_of_ab_is_parsed() -> None:
     assert read_ab(AB, PERCENTILES, 0.05) == pytest.approx((576.1, 44.125, 48.5, 100.0))
 
 
@@ -311,7 +311,7 @@ def test_a_column_without_the_measure_stays_empty() -> None:
 
 
 @pytest.mark.usefixtures("fonts")
-def test_a_chart_has_a_bar_for_each_column_and_says_any_text(tmp_path: Path) -> None:
+def test_a_chart_has_a_bar_for_each_column_and_shows_any_text(tmp_path: Path) -> None:
     samples = {SSH: [0.0, 0.0], ASYNCSSH: [1.0, 9e8], KUBEMUX: [7.0]}
     answer = Answer(
         "n", "$t_1$ <&> \\", "", (Row("r", "<&>", samples=samples), Row("z", "u", samples={SSH: [0]}))
@@ -325,7 +325,7 @@ def test_a_chart_has_a_bar_for_each_column_and_says_any_text(tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("fonts")
 @pytest.mark.parametrize("kept", sorted(charts.RESULTS.glob("*.json")), ids=lambda path: path.stem)
-def test_the_charts_that_are_kept_are_those_of_the_figures_that_are(kept: Path, tmp_path: Path) -> None:
+def test_the_kept_charts_show_the_kept_figures(kept: Path, tmp_path: Path) -> None:
     shutil.copy(kept, tmp_path)
     charts.draw_folder(tmp_path)
     drawn = tmp_path / kept.with_suffix(".svg").name
@@ -341,5 +341,5 @@ def test_matplotlib_is_imported_only_to_draw() -> None:
 @pytest.mark.parametrize(
     ("value", "text"), [(0.2844, "0.284"), (38.61, "38.6"), (99.96, "100"), (1240.4, "1,240"), (0, "0")]
 )
-def test_three_digits_count(value: float, text: str) -> None:
+def test_figures_are_shown_with_three_significant_digits(value: float, text: str) -> None:
     assert show(value) == text

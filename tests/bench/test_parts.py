@@ -46,7 +46,7 @@ def test_slow_parts_are_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
         assert next(left, None) is None
 
 
-def test_a_slower_part_shows_and_a_slower_machine_does_not() -> None:
+def test_a_slower_part_is_a_regression_and_a_slower_machine_is_not() -> None:
     names = "same", "slower", "faster", "gone"
     before = parts.Run(dict.fromkeys(names, 1.0), dict.fromkeys(names, 10.0))
     now = {"same": 1.0, "slower": 2.6, "faster": 1.0, "new": 9.0}
