@@ -106,7 +106,7 @@ async def test_a_symlink_or_relative_path_to_the_daemons_file_is_accepted(
 
 
 @pytest.mark.parametrize("args", [["--watch", "--json"], ["--watch"]], ids=" ".join)
-async def test_watch_is_for_terminals(config: Path, args: list[str]) -> None:
+async def test_watch_without_a_terminal_is_a_usage_error(config: Path, args: list[str]) -> None:
     shown = await kubemux("status", *args, "--config", config)
     assert shown.exit_code == 2
     assert "--json" in shown.stderr
@@ -136,7 +136,9 @@ async def test_a_refused_configuration_is_reported_and_exits_78(daemon: Daemon, 
     )
 
 
-async def test_reconnect_and_drain(daemon: Daemon, config: Path) -> None:
+async def test_reconnect_and_drain_send_their_order_and_print_the_result(
+    daemon: Daemon, config: Path
+) -> None:
     assert (await kubemux("reconnect", "eu-edge", "--config", config)).stdout.startswith(
         "gateway eu-edge: dialling again"
     )
@@ -153,7 +155,7 @@ async def test_reconnect_and_drain(daemon: Daemon, config: Path) -> None:
         ((), 0, "nothing leads through it"),
     ],
 )
-async def test_drain_tells_what_leads_through_a_gateway(
+async def test_drain_of_a_gateway_prints_what_leads_through_it(
     daemon: Daemon, config: Path, drained: tuple[str, ...], cut: int, said: str
 ) -> None:
     daemon.drained, daemon.cut = drained, cut
@@ -171,7 +173,7 @@ async def test_drain_prints_how_many_connections_it_cut(
 
 
 @pytest.mark.parametrize("patience", ["30s", "5m", "1h30m", "500ms", "7", "0.5"])
-async def test_drain_takes_durations(daemon: Daemon, config: Path, patience: str) -> None:
+async def test_drain_accepts_durations_and_seconds(daemon: Daemon, config: Path, patience: str) -> None:
     assert (await kubemux("drain", "a", "--timeout", patience, "--config", config)).exit_code == 0
 
 
@@ -182,7 +184,7 @@ async def test_drain_rejects_malformed_timeouts(config: Path, patience: str) -> 
     assert "Invalid value for '--timeout'" in shown.stderr
 
 
-async def test_an_order_that_takes_longer_goes_on(
+async def test_the_message_says_that_an_order_that_takes_longer_goes_on(
     daemon: Daemon, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message does not say that the daemon hangs, because the daemon has the order."""
@@ -224,7 +226,7 @@ async def test_orders_that_fail_exit_1_and_2_if_the_name_is_wrong(daemon: Daemon
 @pytest.mark.parametrize(
     "args", [["status"], ["status", "eu-edge"], ["status", "--json"], ["reconnect"], ["drain"]], ids=" ".join
 )
-async def test_a_name_that_only_the_file_has_waits_for_a_reload(
+async def test_a_name_that_only_the_file_has_gets_the_hint_to_reload(
     daemon: Daemon, config: Path, args: list[str]
 ) -> None:
     with config.open("a") as file:
@@ -367,7 +369,7 @@ async def watching(
         await process.wait()
 
 
-async def test_watch_still_shows_broken_ones_after_a_resize(daemon: Daemon, config: Path) -> None:
+async def test_watch_still_shows_broken_clusters_after_a_resize(daemon: Daemon, config: Path) -> None:
     clusters = [
         replace(PROD_EU, name=f"c{number:03}", listen=f"127.0.0.1:{20000 + number}") for number in range(200)
     ]
@@ -415,7 +417,7 @@ async def test_watch_shows_the_age_of_the_data_while_the_daemon_is_silent(config
             await server.close()
 
 
-async def test_watch_does_not_begin_with_a_name_that_there_is_not(daemon: Daemon, config: Path) -> None:
+async def test_watch_of_an_unknown_name_is_a_usage_error(daemon: Daemon, config: Path) -> None:
     async with Terminal() as terminal, watching(config, terminal, "prod-ue") as process:
         await terminal.shows("no gateway, cluster, entry, route, site or user is called 'prod-ue'")
         assert await asyncio.wait_for(process.wait(), SECONDS) == 2

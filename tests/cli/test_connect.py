@@ -60,13 +60,15 @@ def test_the_help_says_why_to_name_the_entry() -> None:
         (["nb", "22", "--fdpas"], "Did you mean '--fdpass'?"),
     ],
 )
-def test_mistakes_in_usage(words: list[str], says: str) -> None:
+def test_mistakes_in_usage_are_named(words: list[str], says: str) -> None:
     done = connect(*words)
     assert done.exit_code == 2
     assert says in done.output
 
 
-def test_the_entry_is_that_of_the_configuration(tmp_path: Path, ran: list[command.Order]) -> None:
+def test_the_entry_comes_from_the_configuration_or_the_environment(
+    tmp_path: Path, ran: list[command.Order]
+) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(CONFIG)
     assert connect("nb", "22", "--config", str(path)).exit_code == 0
@@ -101,7 +103,7 @@ def test_an_entry_may_be_called_by_its_name(tmp_path: Path, ran: list[command.Or
     assert "it was read because 'other' is the name of an entry\n  hint: say where" in done.output
 
 
-def test_a_configuration_that_cannot_be_read_is_not_needed(tmp_path: Path) -> None:
+def test_without_a_configuration_the_hint_says_how_to_name_the_entry(tmp_path: Path) -> None:
     done = connect("nb", "22", "--config", str(tmp_path / "none.yaml"))
     assert done.exit_code == 78
     assert "hint: say where the entry is: --entry unix:PATH, or KUBEMUX_ENTRY=unix:PATH" in done.output
@@ -115,7 +117,7 @@ def test_a_configuration_without_entries_gets_a_message(tmp_path: Path) -> None:
     assert f"{path}: entries: there is no entry to connect to\n" in done.output
 
 
-def test_the_command_runs_the_same(tmp_path: Path) -> None:
+def test_the_command_as_a_process_uses_the_configured_entry(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     with socket.create_server(("127.0.0.1", 0)) as listener:
         path.write_text(CONFIG.replace("3128", str(listener.getsockname()[1])))

@@ -34,7 +34,7 @@ MY_NAME = pwd.getpwuid(os.getuid()).pw_name
         ("[::1]:40000", "[::1]:40000"),
     ],
 )
-def test_a_caller_is_asked_for_as_the_log_has_it(written: str, logged: str) -> None:
+def test_every_spelling_of_a_caller_becomes_that_of_the_log(written: str, logged: str) -> None:
     assert orders.as_logged(written) == logged
 
 
@@ -81,7 +81,7 @@ def test_drain_caller_prints_how_many_connections_were_ended(
     assert asked == [("end", params)]
 
 
-def test_a_drain_of_nothing_is_a_mistake() -> None:
+def test_drain_without_a_name_is_a_usage_error() -> None:
     done = CliRunner().invoke(main, ["drain"])
     assert (done.exit_code, done.stdout) == (2, "")
     assert "which cluster? kubemux drain CLUSTER, or kubemux drain --caller CALLER" in done.stderr

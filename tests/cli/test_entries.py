@@ -25,7 +25,9 @@ PLAIN = EntryConfig(listen=Endpoint("127.0.0.1", 3128))
         ("closed", CLOSED, "asks for a password, which kubemux connect does not send"),
     ],
 )
-def test_an_entry_with_tls_or_passwords_is_for_others(name: str, entry: EntryConfig, says: str) -> None:
+def test_commands_of_this_machine_use_no_entry_with_tls_or_passwords(
+    name: str, entry: EntryConfig, says: str
+) -> None:
     config = Config(version=1, entries={name: entry, "proxy": PLAIN})
     assert choose(config, FILE) == ("proxy", PLAIN.listen)
     with pytest.raises(ConfigError, match="1 problem") as caught:

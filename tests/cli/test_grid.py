@@ -36,7 +36,7 @@ def test_bytes_take_at_most_five_columns(count: int) -> None:
         (1 << 50, "1024T"),
     ],
 )
-def test_bytes(count: int, text: str) -> None:
+def test_a_number_of_bytes_has_a_short_form(count: int, text: str) -> None:
     assert bytes_text(count) == text
 
 
@@ -44,5 +44,5 @@ def test_bytes(count: int, text: str) -> None:
     ("seconds", "text"),
     [(0.42, "0.4s"), (42.1, "42s"), (200, "3m 20s"), (18_120, "5h 2m"), (1_047_600, "12d 3h")],
 )
-def test_durations(seconds: float, text: str) -> None:
+def test_a_duration_has_a_short_form(seconds: float, text: str) -> None:
     assert seconds_text(seconds) == text

@@ -66,7 +66,7 @@ def test_help_lists_every_command_with_a_line_each() -> None:
     assert "78 bad configuration" in shown.stdout
 
 
-def test_version() -> None:
+def test_the_version_is_printed() -> None:
     assert kubemux("--version").stdout.startswith("kubemux, version ")
 
 
@@ -85,14 +85,14 @@ def test_usage_errors_exit_2(args: list[str]) -> None:
         (["status", "--watc"], "Did you mean '--watch'?"),
     ],
 )
-def test_a_slip_of_the_finger_gets_a_guess(args: list[str], guess: str) -> None:
+def test_a_misspelt_command_or_option_gets_a_suggestion(args: list[str], guess: str) -> None:
     shown = CliRunner().invoke(cli.main, args)
     assert shown.exit_code == 2
     assert guess in shown.stderr
 
 
 @pytest.mark.parametrize("name", ["status", "reload", "reconnect", "drain"])
-def test_asking_the_daemon_pays_for_no_ssh_library_and_no_server(name: str) -> None:
+def test_commands_that_ask_the_daemon_import_no_ssh_library_and_no_server(name: str) -> None:
     """The HTTP client is imported only when a command asks a daemon."""
     code = (
         "import sys; from proxy.cli import main; main(sys.argv[1:], standalone_mode=False); "
@@ -104,7 +104,7 @@ def test_asking_the_daemon_pays_for_no_ssh_library_and_no_server(name: str) -> N
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-def test_the_daemon_pays_for_no_tables_and_no_parser() -> None:
+def test_the_daemon_imports_no_tables_and_no_parser() -> None:
     """The daemon must not import what only commands need: 100 clusters should take less than half the memory
     of 100 `ssh -L`.
     """
@@ -164,7 +164,7 @@ def test_text_from_the_peer_cannot_control_the_terminal(error: Exception, debug:
 
 
 @pytest.mark.parametrize("path", sorted(Path(cli.__file__).parent.glob("*.py")), ids=lambda path: path.name)
-def test_commands_write_through_one_place(path: Path) -> None:
+def test_commands_write_only_through_the_functions_that_filter(path: Path) -> None:
     """All output goes through `say`, `note` and `complain`, which remove terminal control characters."""
     calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     named = {ast.unparse(call) for call in calls} & {

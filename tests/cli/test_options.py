@@ -35,7 +35,9 @@ def check(*args: str | Path) -> Result:
     return CliRunner().invoke(main, ["check", *map(str, args)])
 
 
-def test_the_file_is_an_argument_as_well(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_configuration_file_may_be_an_argument_or_an_option(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = written(home / "any.yaml")
     for args in ([path], ["--config", path]):
         assert check(*args).stdout == f"{path}: ok, 0 gateways, 1 cluster\n"
@@ -73,7 +75,7 @@ def test_run_takes_the_file_as_an_argument(home: Path) -> None:
     assert shown.stderr.startswith(f"{home}/bad.yaml:1: version: ")
 
 
-def test_the_machines_file_comes_before_the_users_and_one_that_is_named_before_both(
+def test_a_named_file_comes_before_the_machines_file_and_that_before_the_users(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     users = written(home / "home" / ".config" / "kubemux" / "config.yaml")
@@ -136,7 +138,7 @@ def test_an_import_without_a_configuration_fails_and_makes_nothing(home: Path) -
     ],
     ids=" ".join,
 )
-def test_an_empty_path_is_not_the_folder_that_one_is_in(home: Path, args: list[str]) -> None:
+def test_an_empty_path_is_a_usage_error(home: Path, args: list[str]) -> None:
     """As in `kubemux check "$FILE"` with FILE unset."""
     shown = CliRunner().invoke(main, args)
     assert (shown.exit_code, shown.stdout) == (2, "")
@@ -164,7 +166,7 @@ def test_an_empty_variable_names_no_file(home: Path, monkeypatch: pytest.MonkeyP
     ],
 )
 @pytest.mark.parametrize("command", ["check", "run", "status"])
-def test_a_file_that_is_no_configuration_is_named_so(
+def test_the_error_says_why_a_file_is_no_configuration(
     home: Path, command: str, name: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)

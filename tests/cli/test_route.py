@@ -93,7 +93,7 @@ def test_the_entrys_own_allow_is_shown_too(tmp_path: Path) -> None:
         assert done.output.splitlines()[-len(says) - 1 :] == ["who may: gid:sre, any", *says]
 
 
-def test_the_ssh_server_is_an_entry(tmp_path: Path) -> None:
+def test_the_ssh_server_may_be_named_as_an_entry(tmp_path: Path) -> None:
     assert routed(tmp_path, "node-7:22", "--entry", "ssh").exit_code == 2
     server = f'ssh_server: {{listen: "127.0.0.1:2222", host_keys: [{tmp_path}/host]}}\n'
     done = routed(tmp_path, "node-7:10250", "--entry", "ssh", more=server)
@@ -219,6 +219,6 @@ def test_an_unknown_entry_gets_the_list_of_entries(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_name_at_a_site(tmp_path: Path, asked: str, says: list[str]) -> None:
+def test_a_name_at_a_site_is_explained(tmp_path: Path, asked: str, says: list[str]) -> None:
     done = routed(tmp_path, asked, more=SITES, clusters=AT_A_SITE)
     assert (done.exit_code, done.output.splitlines()[-len(says) :]) == (0, says)

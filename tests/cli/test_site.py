@@ -89,7 +89,7 @@ def test_a_site_is_added_and_its_commands_are_printed(desk: Desk, way: str) -> N
         assert beginning in f"\n{done.stdout}"
 
 
-def test_it_is_printed_again_without_its_key(desk: Desk) -> None:
+def test_the_commands_of_an_existing_site_are_printed_again_without_its_key(desk: Desk) -> None:
     key = new_key(desk.folder / "site")
     first = desk.added("factory-7", public(key), "--permit", "*:22")
     written = desk.config.read_bytes()
@@ -114,7 +114,7 @@ def test_a_site_without_permit_can_only_be_a_caller(desk: Desk) -> None:
     assert load(desk.config, Scrutiny.CA).sites["factory-7"].permit == ()
 
 
-def test_without_a_key_it_says_how_the_site_makes_one(desk: Desk) -> None:
+def test_without_a_key_the_message_says_how_the_site_makes_one(desk: Desk) -> None:
     said = desk.refused("factory-7", code=2)
     assert "ssh-keygen -t ed25519 -N '' -C factory-7 -f ~/.ssh/factory-7" in said
 
@@ -127,7 +127,7 @@ def test_without_a_key_it_says_how_the_site_makes_one(desk: Desk) -> None:
         ("0.0.0.0:2222", ("--server", "b:443"), "--server b:443 --permit 127.0.0.1:6443"),
     ],
 )
-def test_the_printed_command_is_complete(
+def test_the_printed_command_works_with_the_key_of_the_site(
     tmp_path: Path, listen: str, args: tuple[str, ...], words: str
 ) -> None:
     desk = Desk(tmp_path, listen)
@@ -186,7 +186,7 @@ def test_an_argument_that_is_no_public_key_is_refused(desk: Desk) -> None:
     assert "no port" in desk.refused("factory-7", public(key), "--permit", "node-a", code=2)
 
 
-def test_a_key_is_one_identity(desk: Desk) -> None:
+def test_a_key_of_another_site_and_a_second_key_of_a_site_are_refused(desk: Desk) -> None:
     key = new_key(desk.folder / "site")
     desk.added("factory-7", public(key))
     said = desk.refused("factory-8", public(key), code=78)
@@ -206,8 +206,8 @@ def test_a_key_is_one_identity(desk: Desk) -> None:
         ("factory.7", "'factory.7' ends in a number, as only addresses do"),
     ],
 )
-def test_names_that_no_site_may_have(desk: Desk, name: str, message: str) -> None:
-    """They are refused before the site makes a key, too."""
+def test_an_invalid_name_of_a_site_is_refused(desk: Desk, name: str, message: str) -> None:
+    """The name is refused before the site makes a key, too."""
     said = desk.refused(name, public(new_key(desk.folder / "site")), code=78)
     assert message in said
     assert message in desk.refused(name, code=78)
@@ -220,7 +220,7 @@ def test_another_existing_file_is_not_overwritten(desk: Desk) -> None:
     assert "sites/factory-7.pub is there already, with something else" in said
 
 
-def test_an_ssh_server_and_its_key_come_first(desk: Desk) -> None:
+def test_without_an_ssh_server_and_its_key_no_site_is_added(desk: Desk) -> None:
     key = public(new_key(desk.folder / "site"))
     desk.host_key.unlink()
     said = desk.refused("factory-7", key, code=1)

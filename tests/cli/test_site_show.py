@@ -49,7 +49,7 @@ def show(
     return CliRunner().invoke(main, ["site", "show", "--config", config, name])
 
 
-def test_a_connected_site(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connected_site_is_shown_and_the_exit_code_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
     done = show(monkeypatch, ALL, "factory-7")
     assert (done.exit_code, done.stdout, done.stderr) == (0, SHOWN, "")
 
@@ -66,7 +66,7 @@ def test_a_site_that_is_away_has_exit_code_1(monkeypatch: pytest.MonkeyPatch) ->
     assert done.stdout.endswith("refused   nothing since the daemon's start\n")
 
 
-def test_links_that_serve_and_those_that_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serving_and_retiring_links_and_callers_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     caller = replace(SITE_LINK, forwards=(), rtt=None, channels=1)
     fixed = replace(SITE_LINK, forwards=("factory-7:1080", "kube:6443"))
     site = replace(SITE, links=(fixed,), retiring=(SITE_LINK,), callers=(caller,))
@@ -77,7 +77,7 @@ def test_links_that_serve_and_those_that_do_not(monkeypatch: pytest.MonkeyPatch)
     assert "serves    NAME.factory-7" in lines
 
 
-def test_a_site_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unknown_site_gets_a_suggestion(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     done = show(monkeypatch, ALL, "factory-8")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "no site is called 'factory-8'" in done.stderr
@@ -89,7 +89,7 @@ def test_a_site_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert (done.exit_code, "kubemux reload takes it up" in done.stderr) == (2, True)
 
 
-def test_a_daemon_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_answer_of_the_daemon_the_exit_code_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
     error = AdminError("/run/kubemux/admin.sock: Connection refused", hint="does it run?")
     done = show(monkeypatch, error, "factory-7")
     assert (done.exit_code, done.stdout) == (1, "")

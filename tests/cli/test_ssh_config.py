@@ -84,7 +84,7 @@ def as_ssh_reads_it(file: Path, host: str) -> dict[str, str]:
     return dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
 
 
-def test_the_printed_ssh_config(tmp_path: Path) -> None:
+def test_the_output_has_a_block_or_a_comment_for_each_pattern(tmp_path: Path) -> None:
     done = ssh_config(tmp_path, "--entry", "proxy")
     assert (done.exit_code, done.stdout, done.stderr) == (0, PRINTED, "")
 
@@ -162,12 +162,12 @@ def test_the_entry_is_quoted_for_the_shell(tmp_path: Path) -> None:
     assert read["proxycommand"] == "kubemux connect --entry 'unix:/a b/100%%/x;y.sock' --fdpass %h %p"
 
 
-def test_more_ports_are_added(tmp_path: Path) -> None:
+def test_the_patterns_of_a_further_port_are_added(tmp_path: Path) -> None:
     printed = ssh_config(tmp_path, "--entry", "proxy", "--port", "10250").stdout
     assert "# route kubelets: node-*:10250\nHost node-?* !*.*\n    Port 10250\n" in printed
 
 
-def test_without_a_name_it_is_the_first_entry(tmp_path: Path) -> None:
+def test_without_a_name_the_first_entry_is_used(tmp_path: Path) -> None:
     printed = ssh_config(tmp_path).stdout
     assert "--entry 127.0.0.1:3129 " in printed
     assert "Host ?*.hidden " in printed
@@ -202,13 +202,13 @@ routes:
     ]
 
 
-def test_nothing_to_print_is_said(tmp_path: Path) -> None:
+def test_a_message_says_that_there_is_nothing_to_print(tmp_path: Path) -> None:
     done = ssh_config(tmp_path, config='version: 1\nentries: {proxy: {listen: "127.0.0.1:3128"}}\n')
     assert (done.exit_code, done.stdout) == (0, "")
     assert done.stderr.startswith("kubemux: no route and no site leads to SSH servers: ")
 
 
-def test_an_entry_that_is_not_there(tmp_path: Path) -> None:
+def test_an_unknown_entry_gets_a_suggestion(tmp_path: Path) -> None:
     done = ssh_config(tmp_path, "--entry", "proxi")
     assert done.exit_code == 2
     assert (

@@ -50,7 +50,7 @@ def test_a_key_is_made_and_openssh_reads_it(tmp_path: Path, name: str, kind: str
     assert public.split()[1] == encoded
 
 
-def test_a_key_that_is_there_stays(tmp_path: Path) -> None:
+def test_an_existing_key_is_kept(tmp_path: Path) -> None:
     key = ssh_keys.new_key(tmp_path / "first")
     before = key.read_bytes()
     done = keygen(tmp_path, "first", "second", listen="127.0.0.1:22")
@@ -77,13 +77,13 @@ def test_an_existing_file_that_is_no_key_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "key").read_text() == "nonsense"
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     done = keygen(tmp_path, "nowhere/key")
     assert (done.exit_code, done.stdout) == (1, "")
     assert f"{tmp_path}/nowhere/key cannot be made: No such file or directory\n  hint: " in done.stderr
 
 
-def test_a_server_must_be_there(tmp_path: Path) -> None:
+def test_without_an_ssh_server_no_key_is_made(tmp_path: Path) -> None:
     done = keygen(tmp_path)
     assert done.exit_code == 78
     assert "ssh_server: there is none\n  hint: add ssh_server: " in done.stderr

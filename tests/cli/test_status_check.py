@@ -71,7 +71,7 @@ half = replace(EU_EDGE, state=GatewayState.DEGRADED, links=EU_EDGE.links[:1], re
         ),
     ],
 )
-def test_the_worst_decides(
+def test_the_worst_state_decides_the_exit_code(
     monkeypatch: pytest.MonkeyPatch, snapshot: DaemonSnapshot, code: int, line: str
 ) -> None:
     done = check(monkeypatch, snapshot)
@@ -99,7 +99,7 @@ def test_check_looks_only_at_the_given_names(monkeypatch: pytest.MonkeyPatch) ->
         (WELL, ("nope",), "UNKNOWN: no gateway, cluster, entry, route, site or user is called 'nope'\n"),
     ],
 )
-def test_no_answer_is_neither_up_nor_down(
+def test_without_an_answer_the_exit_code_is_that_of_unknown(
     monkeypatch: pytest.MonkeyPatch, answer: DaemonSnapshot | Exception, names: tuple[str, ...], says: str
 ) -> None:
     done = check(monkeypatch, answer, *names)

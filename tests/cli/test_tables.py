@@ -57,7 +57,7 @@ def row(lines: list[str], start: str) -> list[str]:
     return next(line for line in lines if line.startswith(start)).split()
 
 
-def test_wide() -> None:
+def test_a_wide_terminal_shows_all_columns() -> None:
     lines = shown(width=140)
     assert lines[0] == "1/3 clusters up, 1/2 gateways connected, 12 connections"
     assert lines[1] == "kubemux 0.1.0, pid 123, up 2h 3m, 121K of 256MiB buffered"
@@ -74,7 +74,7 @@ def test_a_gateway_shows_links_that_retire_and_when_its_certificate_ends() -> No
     assert row(lines, "eu-edge") == ["eu-edge", "●", "up", "2/2+1", "21ms", "19", "0", "-", "3d"]
 
 
-def test_sites() -> None:
+def test_sites_have_a_table_of_their_own() -> None:
     behind = replace(PROD_EU, name="behind", gateway="edge")
     lines = shown(replace(DAEMON, sites=(SITE, replace(AWAY, name="edge")), clusters=(PROD_EU, behind)))
     where = ["192.0.2.7:50022", "1B", "2B"]
@@ -90,7 +90,7 @@ def test_sites() -> None:
     assert "GATEWAY" not in row(shown(replace(DAEMON, sites=(SITE,)), names=("factory-7",)), "SITE")
 
 
-def test_users_who_are_logged_in() -> None:
+def test_users_who_are_logged_in_are_shown() -> None:
     nobody = replace(OPS, name="sre", identity="ssh-user:sre", logins=())
     daemon = replace(DAEMON, users=(OPS, nobody))
     lines = shown(daemon)
@@ -183,7 +183,7 @@ def test_all_well_has_no_problems_below_the_table() -> None:
 
 
 @pytest.mark.parametrize("state", [GatewayState.DOWN, GatewayState.CONNECTING])
-def test_a_cluster_without_a_link_is_doubted_before_its_probes_fail(state: GatewayState) -> None:
+def test_a_cluster_without_a_link_is_shown_as_doubtful_before_its_probes_fail(state: GatewayState) -> None:
     lost = replace(EU_EDGE, state=state, links=(), reason="link_lost", message="hung up", hint="look")
     snapshot = replace(
         DAEMON, gateways=(lost,), clusters=(PROD_EU, replace(PROD_EU, name="stage-us", gateway="direct"))
@@ -293,7 +293,7 @@ def many(count: int) -> DaemonSnapshot:
     )
 
 
-def test_broken_ones_come_first_and_others_in_file_order() -> None:
+def test_broken_clusters_and_gateways_come_first_and_others_in_file_order() -> None:
     names = [line.split()[0] for line in shown(many(20)) if re.match(r"[cg]\d", line)]
     assert names == [
         "g009",
@@ -306,7 +306,7 @@ def test_broken_ones_come_first_and_others_in_file_order() -> None:
 
 
 @pytest.mark.parametrize("height", [40, 24, 16])
-def test_a_low_terminal_still_shows_broken_ones(height: int) -> None:
+def test_a_low_terminal_still_shows_broken_clusters_and_gateways(height: int) -> None:
     lines = shown(many(300), height=height, width=100)
     assert len(lines) <= height
     assert [line.split()[0] for line in lines if re.match(r"c\d", line)][:1] == ["c150"]
@@ -386,7 +386,7 @@ def test_a_first_failed_probe_is_shown_while_the_cluster_is_up() -> None:
     )
 
 
-def test_states_besides_up_and_down() -> None:
+def test_clusters_that_are_unbound_or_not_yet_probed_are_shown_as_such() -> None:
     unbound = replace(PROD_EU, name="unbound", listening=False)
     new = replace(PROD_EU, name="new", state=ClusterState.UNKNOWN, reason="", probe_seconds=None)
     lines = shown(replace(DAEMON, draining=True, clusters=(unbound, new)))
@@ -398,7 +398,7 @@ def test_states_besides_up_and_down() -> None:
     assert "cluster unbound: not listening" in shown(replace(DAEMON, clusters=(unbound, new)))
 
 
-def test_where_there_is_no_link_nothing_was_probed() -> None:
+def test_a_cluster_without_a_link_shows_no_probe_time() -> None:
     lines = shown(replace(DAEMON, clusters=(replace(PROD_EU, reason="link_down", probe_seconds=1.0),)))
     assert "1000ms" not in row(lines, "prod-eu")
 
@@ -408,7 +408,7 @@ def test_without_clusters_the_tables_say_so() -> None:
 
 
 @pytest.mark.parametrize(("left", "text"), [(83.4, "83d"), (0.4, "0d"), (-1, "expired")])
-def test_certificate(left: float, text: str) -> None:
+def test_a_certificate_is_shown_with_the_days_until_it_expires(left: float, text: str) -> None:
     lines = shown(replace(DAEMON, clusters=(replace(PROD_EU, certificate_expiry=NOW + left * DAY),)))
     assert row(lines, "prod-eu")[-1] == text
 

@@ -53,7 +53,7 @@ def kubeconfig(folder: Path, context: str) -> Path:
 
 
 @pytest.mark.parametrize("context", ["prod", HOSTILE])
-def test_a_kubeconfig_does_not_drive_the_terminal(tmp_path: Path, context: str) -> None:
+def test_a_kubeconfig_cannot_control_the_terminal(tmp_path: Path, context: str) -> None:
     path = kubeconfig(tmp_path, context)
     config = tmp_path / "config.yaml"
     config.write_text("version: 1\n")

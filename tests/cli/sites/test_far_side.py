@@ -84,7 +84,7 @@ def test_patterns_too_wide_for_ssh_get_a_comment(permit: tuple[str, ...], option
 
 
 @pytest.mark.sshd
-def test_a_server_at_port_22_and_at_an_ipv6_address() -> None:
+def test_a_server_may_be_at_port_22_and_at_an_ipv6_address() -> None:
     assert as_ssh_reads_it(site(server="bastion:22").command("/dev/null"))["knownhostscommand"].startswith(
         "/bin/echo bastion ssh-ed25519 "
     )
