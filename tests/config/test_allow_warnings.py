@@ -59,7 +59,7 @@ def path(material: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_each_has_its_line_and_its_remedy(path: Path, material: Path) -> None:
+def test_each_warning_has_a_line_and_a_remedy(path: Path, material: Path) -> None:
     _, doubts = load_with_doubts(path)
     assert [(one.line, one.key, one.message, one.hint) for one in doubts] == [
         (
@@ -109,7 +109,7 @@ def test_each_has_its_line_and_its_remedy(path: Path, material: Path) -> None:
     ]
 
 
-def test_check_prints_them_and_is_content(path: Path) -> None:
+def test_check_prints_the_warnings_and_accepts_the_file(path: Path) -> None:
     done = CliRunner().invoke(main, ["check", str(path)])
     assert (done.exit_code, done.stdout) == (0, f"{path}: ok, 0 gateways, 2 clusters, 2 entries, 2 routes\n")
     assert (f"WARNING: {path}:18: routes[1].allow[3]: {NO_SSH[0]}\n  hint: {NO_SSH[1]}\n") in done.stderr
@@ -120,7 +120,7 @@ def only(rule: str) -> Config:
     return Config(version=1, entries={"proxy": entry})
 
 
-def test_a_name_that_the_user_database_writes_otherwise() -> None:
+def test_a_name_that_the_user_database_spells_differently_gets_a_warning() -> None:
     """A directory may find a user by another case, or with its domain. A caller has the name that
     it returns.
     """

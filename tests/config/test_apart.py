@@ -41,7 +41,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_it_is_the_same_configuration(file: Path) -> None:
+def test_the_child_process_reads_the_same_configuration(file: Path) -> None:
     assert read(file).config == loader.load(file)
 
 
@@ -54,7 +54,7 @@ def test_it_is_the_same_configuration(file: Path) -> None:
         "version: 1\n" + "".join(f"k{n}: 1\n" for n in range(300)),
     ],
 )
-def test_its_mistakes_are_the_same_too(file: Path, text: str) -> None:
+def test_the_child_process_reports_the_same_mistakes(file: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(ConfigError) as here:
         loader.load(file)
@@ -84,7 +84,7 @@ def test_a_relative_path_means_the_same_file(file: Path, monkeypatch: pytest.Mon
     assert read(Path(file.name)).config == loader.load(file)
 
 
-def test_a_reader_that_cannot_start_or_crashes_is_a_mistake_too(
+def test_a_reader_that_cannot_start_or_crashes_is_a_config_error(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(file.parent / "nothing"))
@@ -101,7 +101,7 @@ def test_a_reader_that_cannot_start_or_crashes_is_a_mistake_too(
         assert why in crashed.value.render()
 
 
-def test_the_parser_does_not_come_back_with_the_configuration(file: Path) -> None:
+def test_the_configuration_is_unpickled_without_the_parser(file: Path) -> None:
     code = "import asyncio, pathlib, sys; from proxy.config.apart import load; "
     code += "asyncio.run(load(pathlib.Path(sys.argv[1]))); print({'ruamel', 'pydantic'} & set(sys.modules))"
     done = subprocess.run(
@@ -134,7 +134,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.gcc
-def test_a_key_that_hangs_is_no_mistake_but_named(file: Path, disk: Path) -> None:
+def test_a_key_file_that_hangs_is_named_and_is_no_mistake(file: Path, disk: Path) -> None:
     file.write_text(KEYS)
     for path in (file.parent / "key", file.parent / "known_hosts", disk / "key"):
         path.touch(mode=0o600)
@@ -148,7 +148,7 @@ def test_a_key_that_hangs_is_no_mistake_but_named(file: Path, disk: Path) -> Non
 
 
 @pytest.mark.gcc
-def test_a_configuration_that_hangs_is_named(disk: Path) -> None:
+def test_a_configuration_file_that_hangs_is_named(disk: Path) -> None:
     path = disk / "config.yaml"
     with pytest.raises(ConfigError) as failure:
         read(path)

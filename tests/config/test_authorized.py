@@ -30,7 +30,7 @@ def test_many_lines_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     assert len(messages) == 21
 
 
-def test_a_file_without_any_key_is_told_once(tmp_path: Path) -> None:
+def test_a_file_without_any_key_is_reported_once(tmp_path: Path) -> None:
     found = read(tmp_path, "-----BEGIN OPENSSH PRIVATE KEY-----\n" + "junk\n" * 500)
     [finding] = found.findings
     assert (found.keys, found.warnings) == ((), ())
@@ -40,7 +40,7 @@ def test_a_file_without_any_key_is_told_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "# the CA comes on Monday\n\n"])
-def test_a_file_without_lines_is_a_finding(tmp_path: Path, text: str) -> None:
+def test_a_file_without_lines_is_reported(tmp_path: Path, text: str) -> None:
     path = tmp_path / "keys"
     path.write_text(text)
     path.chmod(0o600)

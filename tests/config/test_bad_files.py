@@ -48,7 +48,7 @@ def test_check_prints_the_report_and_exits_78(path: Path, material: Path) -> Non
     assert "Traceback" not in result.stderr
 
 
-def test_check_as_a_process(material: Path) -> None:
+def test_check_as_a_process_prints_the_mistake_and_exits_78(material: Path) -> None:
     path = FOLDER / "bad" / "unknown_key.yaml"
     command = [sys.executable, "-m", "proxy", "check"]
     env = {**os.environ, "KUBEMUX_CONFIG": str(path), "KUBEMUX_TEST": str(material)}
@@ -65,7 +65,7 @@ def test_another_version_says_which_one_is_read() -> None:
     assert [problem.hint for problem in caught.value.problems] == ["this kubemux reads version 1"]
 
 
-def test_check_of_a_good_file(material: Path, tmp_path: Path) -> None:
+def test_check_accepts_a_good_file(material: Path, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     text = (FOLDER / "minimal.yaml").read_text().replace("bastion.eu.example.com", "bastion.example.com")
     for name, there in {
@@ -79,7 +79,7 @@ def test_check_of_a_good_file(material: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["version: 1\n", "version: 1\nclusters:\n"])
-def test_check_doubts_a_file_without_clusters(tmp_path: Path, text: str) -> None:
+def test_check_warns_of_a_file_without_clusters(tmp_path: Path, text: str) -> None:
     """The file may have been cut off, but it is valid."""
     path = tmp_path / "config.yaml"
     path.write_text(text)
@@ -91,7 +91,7 @@ def test_check_doubts_a_file_without_clusters(tmp_path: Path, text: str) -> None
     ]
 
 
-def test_check_does_not_doubt_a_file_that_has_sites_and_no_cluster(tmp_path: Path) -> None:
+def test_check_does_not_warn_of_a_file_that_has_sites_and_no_cluster(tmp_path: Path) -> None:
     key = new_key(tmp_path / "key")
     path = tmp_path / "config.yaml"
     (tmp_path / "site").write_text(f"{public(key)}\n")
@@ -124,7 +124,7 @@ def test_a_secret_where_its_file_was_asked_for_is_not_repeated() -> None:
     ],
 )
 @pytest.mark.usefixtures("material")
-def test_the_remedy_for_a_variable(stem: str, hint: str) -> None:
+def test_the_hint_says_what_is_wrong_with_a_variable(stem: str, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
         loader.load(FOLDER / "bad" / f"{stem}.yaml")
     assert hint in caught.value.problems[0].hint

@@ -58,7 +58,9 @@ def write(path: Path, text: str, mode: int = 0o600) -> Path:
     ("mode", "accepted"),
     [(0o600, True), (0o400, True), (0o700, True), (0o640, False), (0o604, False), (0o620, False)],
 )
-def test_our_own_secrets_are_for_us_alone(tmp_path: Path, mode: int, accepted: bool) -> None:
+def test_a_secret_of_our_own_that_others_may_read_is_refused(
+    tmp_path: Path, mode: int, accepted: bool
+) -> None:
     key = private(tmp_path / "key", mode)
     assert messages(config(key)) == (
         [] if accepted else [f"{key} is a secret that others may read (mode {mode:04o})"]
@@ -92,7 +94,7 @@ def test_systemd_credentials_are_exempt(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(messages(config(folder / ".." / "key"))) == 1
 
 
-def test_a_credential_that_is_not_there_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_credential_gets_a_hint_about_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     path = file_paths.expand_path("${CREDENTIALS_DIRECTORY}/no-such-key")
     assert path == Path("/run/credentials/kubemux.service/no-such-key")
@@ -102,7 +104,7 @@ def test_a_credential_that_is_not_there_yet(monkeypatch: pytest.MonkeyPatch) -> 
     assert "try: CREDENTIALS_DIRECTORY=/etc/kubemux/keys kubemux" in found.hint
 
 
-def test_a_public_key_is_not_the_private_one(tmp_path: Path) -> None:
+def test_a_public_key_in_place_of_the_private_one_is_refused(tmp_path: Path) -> None:
     key = new_key(tmp_path / "key")
     certificate = sign(key, ca=key, principals="me")
     for path in (Path(f"{key}.pub"), certificate):
@@ -115,7 +117,7 @@ def test_a_public_key_is_not_the_private_one(tmp_path: Path) -> None:
             )
 
 
-def test_an_identity_file_that_is_no_private_key(tmp_path: Path) -> None:
+def test_an_identity_file_that_is_no_private_key_is_refused(tmp_path: Path) -> None:
     key = public(new_key(tmp_path / "key"))
     for mode, levels in ((0o644, [Scrutiny.FILES, Scrutiny.KEYS]), (0o600, [Scrutiny.KEYS])):
         path = write(tmp_path / f"known_hosts-{mode}", f"host {key}\n", mode)
@@ -139,7 +141,7 @@ def test_an_encrypted_key_needs_its_passphrase(tmp_path: Path, agent: bool) -> N
     assert messages(opened, Scrutiny.KEYS) == []
 
 
-def test_known_hosts_as_openssh_writes_them(tmp_path: Path) -> None:
+def test_known_hosts_are_read_as_openssh_writes_them(tmp_path: Path) -> None:
     keys = [new_key(tmp_path / kind, kind=kind) for kind in ("ed25519", "ecdsa")]
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text(
@@ -174,7 +176,7 @@ BLOB = base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(32)).decode()
         "-----BEGIN OPENSSH PRIVATE KEY-----",
     ],
 )
-def test_malformed_known_hosts_lines(tmp_path: Path, line: str) -> None:
+def test_malformed_known_hosts_lines_get_a_warning(tmp_path: Path, line: str) -> None:
     """Such a line is skipped, as by ssh(1), and `kubemux check` says so. A known_hosts with only such lines
     is an error.
     """
@@ -190,7 +192,7 @@ def test_malformed_known_hosts_lines(tmp_path: Path, line: str) -> None:
     ]
 
 
-def test_a_known_hosts_that_is_missing_is_made_by_ssh_keyscan(tmp_path: Path) -> None:
+def test_the_hint_for_a_missing_known_hosts_is_ssh_keyscan(tmp_path: Path) -> None:
     path = tmp_path / "known hosts"
     gateway = GatewayConfig(host="edge", port=2222, known_hosts=(path,))
     [found] = credentials.check(Config(version=1, gateways={"edge": gateway}))
@@ -198,7 +200,7 @@ def test_a_known_hosts_that_is_missing_is_made_by_ssh_keyscan(tmp_path: Path) ->
     assert found.hint.startswith(f"ssh-keyscan -p 2222 edge > '{path}' makes one; compare its fingerprints")
 
 
-def test_a_known_hosts_of_any_size(tmp_path: Path) -> None:
+def test_a_large_known_hosts_is_read_whole(tmp_path: Path) -> None:
     line = f"host-NUMBER.example.com ssh-ed25519 {BLOB}\n"
     path = write(tmp_path / "known_hosts", "".join(line.replace("NUMBER", str(n)) for n in range(20_000)))
     assert path.stat().st_size > 2_000_000
@@ -209,7 +211,7 @@ def test_a_known_hosts_of_any_size(tmp_path: Path) -> None:
     assert diff.changed(before, credentials.inspect(checked).fingerprint) == {path}
 
 
-def of_users(path: Path) -> list[tuple[str, str]]:
+def mistakes_in_users(path: Path) -> list[tuple[str, str]]:
     """The mistakes in a file of users, and the remedies."""
     found = credential_file.check_file(("users_file",), path, Kind.USERS, Scrutiny.FILES)
     return [(message, hint) for _, message, hint in found]
@@ -217,12 +219,14 @@ def of_users(path: Path) -> list[tuple[str, str]]:
 
 def test_a_file_of_users_is_named_with_each_line_that_cannot_be_used(tmp_path: Path) -> None:
     path = write(tmp_path / "users", "ci:{SHA}6dcfXufJLW3J6S/9rRe4vUlBj5g=\nargo\n# a comment\n")
-    assert [message for message, _ in of_users(path)] == [
+    assert [message for message, _ in mistakes_in_users(path)] == [
         f"{path}:1 has no bcrypt hash for 'ci'",
         f"{path}:2 is not NAME:HASH",
     ]
     path.chmod(0o644)
-    assert of_users(path) == [(f"{path} is a secret that others may read (mode 0644)", f"chmod 600 {path}")]
+    assert mistakes_in_users(path) == [
+        (f"{path} is a secret that others may read (mode 0644)", f"chmod 600 {path}")
+    ]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root may read everything, and only root can become another")
@@ -235,7 +239,7 @@ def test_a_file_of_users_that_the_service_may_not_read_is_no_credential(
     path = private(tmp_path / "users")
     os.seteuid(NOBODY)
     try:
-        [(message, hint)] = of_users(path)
+        [(message, hint)] = mistakes_in_users(path)
     finally:
         os.seteuid(0)
     assert message == f"{path} may not be read by this user"
@@ -243,7 +247,7 @@ def test_a_file_of_users_that_the_service_may_not_read_is_no_credential(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root may read everything, and only root can become another")
-def test_a_host_key_that_the_service_may_not_read_is_given_to_it(
+def test_the_hint_for_a_host_key_that_the_service_may_not_read_is_chown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("INVOCATION_ID", "1")
@@ -259,7 +263,7 @@ def test_a_host_key_that_the_service_may_not_read_is_given_to_it(
 
 
 def test_the_example_of_a_host_key_is_the_file_that_keygen_makes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also for the service: a credential would be a copy."""
+    """The service gets the same example: a credential would be a copy."""
     monkeypatch.setenv("INVOCATION_ID", "1")
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     with pytest.raises(ConfigError) as caught:
@@ -304,7 +308,7 @@ def test_a_fingerprint_follows_the_contents(tmp_path: Path) -> None:
     ],
     ids=["the service", "no secret", "a shell", "a user's service"],
 )
-def test_a_secret_that_the_service_may_not_read_is_to_come_as_a_credential(
+def test_the_hint_for_a_secret_that_the_service_may_not_read_is_a_credential(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, environment: dict[str, str], said: str
 ) -> None:
     """The remedy is not `chmod`, because kubemux refuses a secret that others may read."""
@@ -335,7 +339,9 @@ def test_an_ssh_config_needs_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another")
-def test_a_secret_that_is_open_is_to_be_closed_and_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hint_for_a_secret_that_others_may_read_also_gives_it_to_the_service(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """With `chmod o=` alone, the service could not read it, either."""
     monkeypatch.setenv("INVOCATION_ID", "1")
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
@@ -352,8 +358,8 @@ def test_a_secret_that_is_open_is_to_be_closed_and_handed_over(monkeypatch: pyte
     )
 
 
-def test_many_sites_are_looked_at_together_and_each_is_named(material: Path) -> None:
-    """There may be 10,000, and each thread takes one of the processes that the service may have."""
+def test_many_sites_are_checked_in_few_threads_and_each_is_named(material: Path) -> None:
+    """There may be 10,000 sites, and each thread takes one of the tasks that the service may have."""
     key = material / "site.pub"
     sites = {
         f"site-{number}": SiteConfig(authorized_keys=(key if number else material / "nowhere",))

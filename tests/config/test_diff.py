@@ -121,7 +121,7 @@ def test_a_gateway_is_adjusted_with_those_it_jumps_through() -> None:
     assert changed_too == Change(adjusted=("hq", "edge", "far"), renewed=("us",))
 
 
-def test_a_gateway_changes_with_its_files() -> None:
+def test_a_gateway_is_renewed_when_its_files_change() -> None:
     assert plan(OLD, OLD, frozenset({Path("/keys/edge")})).gateways == Change(
         renewed=("edge", "far"), kept=("hq", "us")
     )
@@ -157,7 +157,9 @@ sets = st.sets(st.sampled_from("abcdef"))
 
 
 @given(old=sets, new=sets, touched=sets)
-def test_every_name_has_one_fate(old: set[str], new: set[str], touched: set[str]) -> None:
+def test_every_name_is_in_exactly_one_part_of_the_plan(
+    old: set[str], new: set[str], touched: set[str]
+) -> None:
     def config(names: set[str]) -> Config:
         ordered = sorted(names)
         return Config(
@@ -190,7 +192,9 @@ def test_every_name_has_one_fate(old: set[str], new: set[str], touched: set[str]
         ("dial", "on_demand", "adjusted"),
     ],
 )
-def test_another_server_is_not_a_renewed_one(setting: str, value: object, fate: str) -> None:
+def test_a_gateway_is_replaced_renewed_or_adjusted_as_its_setting_requires(
+    setting: str, value: object, fate: str
+) -> None:
     result = plan(OLD, with_gateways(us=OLD.gateways["us"].model_copy(update={setting: value})))
     assert getattr(result.gateways, fate) == ("us",)
 

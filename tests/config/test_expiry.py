@@ -35,7 +35,7 @@ def ends(config: GatewayConfig) -> list[float]:
     return [round((validity.end - time.time()) / DAY, 1) for _, validity in expiry.user_certificates(config)]
 
 
-def test_certificates_that_are_named_and_that_lie_beside_a_key(tmp_path: Path) -> None:
+def test_certificates_that_are_named_or_lie_beside_a_key_are_read(tmp_path: Path) -> None:
     key, certificate = certified(tmp_path, "-1d:+10d")
     assert ends(GatewayConfig(host="edge", identity_files=(key,))) == [10]
     assert ends(GatewayConfig(host="edge", identity_files=(key,), certificate_files=(certificate,))) == [
@@ -47,13 +47,13 @@ def test_certificates_that_are_named_and_that_lie_beside_a_key(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
-def test_every_kind_of_key(tmp_path: Path, kind: str) -> None:
+def test_the_certificate_of_every_kind_of_key_is_read(tmp_path: Path, kind: str) -> None:
     key = new_key(tmp_path / "key", kind=kind)
     sign(key, ca=new_key(tmp_path / "ca"), principals="tunnel", validity="-1d:+3d")
     assert ends(GatewayConfig(host="edge", identity_files=(key,))) == [3]
 
 
-def test_certificates_without_an_end_and_other_files(tmp_path: Path) -> None:
+def test_certificates_without_an_end_and_other_files_have_no_expiry(tmp_path: Path) -> None:
     key, certificate = certified(tmp_path, "always:forever")
     public = Path(f"{key}.pub")
     (tmp_path / "garbage").write_bytes(b"ssh-ed25519-cert-v01@openssh.com AAAA\n\xff\n")
@@ -72,7 +72,9 @@ def test_certificates_without_an_end_and_other_files(tmp_path: Path) -> None:
         ("-3h:+10m", "expires on"),
     ],
 )
-def test_soon(tmp_path: Path, validity: str, said: str | None) -> None:
+def test_a_certificate_that_expires_soon_gets_a_warning(
+    tmp_path: Path, validity: str, said: str | None
+) -> None:
     """The warning comes two weeks before the end, or after four fifths of the lifetime."""
     key, certificate = certified(tmp_path, validity)
     config = Config(version=1, gateways={"edge": GatewayConfig(host="edge", identity_files=(key,))})
@@ -105,7 +107,7 @@ def test_the_certificate_of_an_entry_ends_too(tmp_path: Path) -> None:
     assert message.startswith(f"entries.remote.tls.cert_file: certificate {issued.cert} expired on 20")
 
 
-def test_keys_of_users_that_have_expired(tmp_path: Path) -> None:
+def test_keys_of_users_that_have_expired_get_a_warning(tmp_path: Path) -> None:
     key, ca = (public(new_key(tmp_path / name)) for name in ("key", "ca"))
     keys, cas = tmp_path / "keys", tmp_path / "cas"
     keys.write_text(f'# ops\nexpiry-time="20200101Z" {key}\n')

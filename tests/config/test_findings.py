@@ -21,5 +21,5 @@ def test_a_place_is_written_on_one_line(loc: Loc, text: str) -> None:
     assert dotted(loc) == text
 
 
-def test_above_a_place_are_all_that_hold_it() -> None:
+def test_the_prefixes_of_a_place_are_all_places_that_contain_it() -> None:
     assert prefixes(("a", 0, "b")) == {(), ("a",), ("a", 0), ("a", 0, "b")}

@@ -20,7 +20,7 @@ def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 
 @pytest.mark.parametrize("written", [{}, {"host_keys": []}])
-def test_a_host_key_is_made_where_it_stays(reader: str, written: dict[str, object]) -> None:
+def test_the_example_of_a_host_key_is_a_permanent_file(reader: str, written: dict[str, object]) -> None:
     """The example is the same for every reader: it is no credential."""
     del reader
     section = {"listen": "127.0.0.1:2222", **written}
@@ -29,7 +29,7 @@ def test_a_host_key_is_made_where_it_stays(reader: str, written: dict[str, objec
     assert found.hint.endswith(line)
 
 
-def test_the_example_is_for_its_reader(reader: str) -> None:
+def test_the_example_fits_who_runs_kubemux(reader: str) -> None:
     gateway, admin = keys(GatewayConfig), keys(AdminConfig)
     assert [
         hints.example("identity_files", gateway["identity_files"]),
@@ -66,6 +66,6 @@ numbers = st.integers(-(10**18) + 1, 10**18 - 1)
 
 
 @given(st.recursive(printable | numbers | st.booleans(), st.lists, max_leaves=5))
-def test_yaml_reads_it_as_it_was_meant(value: object) -> None:
+def test_yaml_reads_an_example_as_its_value(value: object) -> None:
     document = yaml.parse(f"key: [{hints.flow(value)}]".encode(), "f.yaml")
     assert document.root == {"key": [value]}

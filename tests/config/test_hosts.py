@@ -15,7 +15,7 @@ from proxy.config.hosts import is_host
 @pytest.mark.parametrize(
     "name", ["node-a", "node_a", "nb-0.team-a", "10.1.0.7", "fd00::7", "::1", "a", "A.example.com", "1" * 63]
 )
-def test_hosts(name: str) -> None:
+def test_valid_hosts_are_accepted(name: str) -> None:
     assert is_host(name)
 
 
@@ -54,7 +54,7 @@ def test_hosts(name: str) -> None:
         *("%h", "{host}", "`a`", "a|b", "a*", "a?", "a,b", "a=b", "a\\b", "'a'", "!a"),
     ],
 )
-def test_invalid_hosts(name: str) -> None:
+def test_invalid_hosts_are_refused(name: str) -> None:
     assert not is_host(name)
 
 

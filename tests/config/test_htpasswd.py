@@ -17,7 +17,7 @@ HASH: Final = b"$2y$05$534QUPlOlvAbGkK0JZRzXuD4ZPkO.e7sIAp4mfK7kbbthhKhEhdeu"
 SHA1: Final = b"{SHA}6dcfXufJLW3J6S/9rRe4vUlBj5g="
 
 
-def test_users_comments_and_empty_lines() -> None:
+def test_users_are_read_and_comments_and_empty_lines_are_skipped() -> None:
     text = b"# the machines\n\nci:%b\r\n  argo-cd:%b  \n#old:%b\n" % (HASH, HASH, HASH)
     accounts, bad = parse(text)
     assert accounts == {"ci": HASH, "argo-cd": HASH}
@@ -29,7 +29,7 @@ def test_an_empty_file_has_no_users() -> None:
 
 
 @pytest.mark.parametrize("prefix", [b"$2a$", b"$2b$", b"$2y$"])
-def test_all_three_names_of_bcrypt(prefix: bytes) -> None:
+def test_all_three_prefixes_of_bcrypt_are_accepted(prefix: bytes) -> None:
     hashed = prefix + HASH[4:]
     assert parse(b"ci:" + hashed) == ({"ci": hashed}, ())
     assert bcrypt.checkpw(b"x", hashed)
@@ -78,7 +78,7 @@ def test_a_line_that_cannot_be_used_is_named_by_its_number(line: bytes, message:
 
 
 @pytest.mark.htpasswd
-def test_as_htpasswd_writes_it(tmp_path: Path) -> None:
+def test_a_file_that_htpasswd_writes_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "users"
     for options, user in (("-Bic", "ci"), ("-Bi", "argo"), ("-mi", "old")):
         command = ["htpasswd", options, str(path), user]

@@ -43,7 +43,7 @@ def unlisted(
         ("bastion.example.com", None, False),
     ],
 )
-def test_names_and_ports(
+def test_a_line_has_to_have_the_gateways_name_and_port(
     tmp_path: Path, key: Path, hashed: bool, host: str, port: int | None, listed: bool
 ) -> None:
     path = tmp_path / "known_hosts"
@@ -70,7 +70,9 @@ def test_names_and_ports(
         ("", False),
     ],
 )
-def test_patterns_and_markers(tmp_path: Path, key: Path, line: str, listed: bool) -> None:
+def test_patterns_and_markers_decide_whether_a_line_counts(
+    tmp_path: Path, key: Path, line: str, listed: bool
+) -> None:
     path = tmp_path / "known_hosts"
     path.write_text(line.replace("KEY", public(key)))
     assert unlisted(path, "eu-1.example.com") is not listed
@@ -81,7 +83,7 @@ def test_rules_that_cannot_be_checked_get_no_warning(tmp_path: Path) -> None:
     assert not unlisted(tmp_path / "missing", ssh_config=tmp_path / "ssh_config")
 
 
-def test_check_warns_and_accepts(tmp_path: Path, key: Path) -> None:
+def test_check_warns_of_a_gateway_without_a_line_and_accepts_the_file(tmp_path: Path, key: Path) -> None:
     hosts, path = tmp_path / "known_hosts", tmp_path / "config.yaml"
     hosts.write_text(f"bastion {public(key)}\n")
     path.write_text(

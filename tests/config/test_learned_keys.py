@@ -42,11 +42,11 @@ def test_a_new_key_beside_a_known_one_is_learned() -> None:
     assert learned_keys.updated([], NAME, change) == learned(NEW)
 
 
-def test_nothing_new_is_no_change() -> None:
+def test_a_list_without_a_new_key_changes_nothing() -> None:
     assert learned_keys.update(KNOWN, learned(NEW), NAME, OLD, [NEW, OLD]) == Update(voucher=BY_OLD)
 
 
-def test_a_learned_key_may_bring_in_the_next_in_the_name_of_the_first() -> None:
+def test_a_learned_key_proves_the_next_as_long_as_known_hosts_has_the_first() -> None:
     change = learned_keys.update(KNOWN, learned(NEW), NAME, NEW, [NEW, OTHER])
     assert change == Update(new=(OTHER,), voucher=BY_OLD)
     assert learned_keys.updated(learned(NEW), NAME, change) == learned(NEW, OTHER), (
@@ -61,7 +61,7 @@ def test_learned_keys_that_the_server_dropped_are_forgotten() -> None:
     assert learned_keys.updated(learned(NEW, OTHER), NAME, change) == learned(OTHER)
 
 
-def test_learned_keys_go_with_their_key_of_known_hosts() -> None:
+def test_learned_keys_are_removed_with_the_known_hosts_key_that_vouched_for_them() -> None:
     assert learned_keys.vouched_for(KNOWN, learned(NEW)) == learned(NEW)
     assert learned_keys.vouched_for([], learned(NEW)) == []
     assert learned_keys.vouched_for([entry(NAME, OTHER)], learned(NEW)) == []
@@ -102,7 +102,7 @@ def test_certificates_and_unknown_kinds_are_not_learned() -> None:
     assert learned_keys.update(KNOWN, [], NAME, OLD, [OLD, *strange]) == Update(voucher=BY_OLD)
 
 
-def test_hashed_names_and_an_address_beside_the_name_are_fine(tmp_path: Path) -> None:
+def test_a_line_with_a_hashed_name_or_an_address_beside_it_vouches_for_new_keys(tmp_path: Path) -> None:
     key = new_key(tmp_path / "key")
     path = tmp_path / "known_hosts"
     for names, is_hashed in ((NAME.decode(), True), (f"{NAME.decode()},[192.0.2.1]:2222", False)):
@@ -123,7 +123,7 @@ def test_the_file_reads_as_it_was_written(entries: list[tuple[bytes, int]]) -> N
     assert learned_keys.parse(learned_keys.render(lines)) == (lines, [])
 
 
-def test_a_line_that_kubemux_has_not_written_is_not_believed() -> None:
+def test_a_line_that_kubemux_has_not_written_is_not_used() -> None:
     [line] = learned(NEW)
     ours = learned_keys.render([line])
     kind, key = ours.split()[1:3]

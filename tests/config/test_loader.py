@@ -134,7 +134,7 @@ clusters:
     assert {c.tls.server_name for c in config.clusters.values()} == {"kubernetes"}
 
 
-def test_no_entries_are_a_configuration() -> None:
+def test_a_file_with_empty_sections_is_a_configuration() -> None:
     assert loader.parse(b"version: 1\ngateways:\nclusters:\n", "f.yaml") == Config(version=1)
 
 

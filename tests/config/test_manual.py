@@ -11,7 +11,7 @@ from proxy.config.model import GatewayConfig
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
-def test_the_document_has_the_tables() -> None:
+def test_the_document_has_the_generated_tables() -> None:
     """If not: put what `kubemux schema --markdown` prints between its two comments."""
     text = DOCUMENT.read_text()
     _, _, after = text.partition("a test compares it. -->\n\n")

@@ -121,7 +121,7 @@ def test_a_pattern_made_of_a_name_matches_it_and_its_captures_make_it_again(
 
 
 @given(NAMES, st.integers(0, 3), st.integers(0, 3))
-def test_two_stars_are_whole_labels(name: str, before: int, after: int) -> None:
+def test_two_stars_match_whole_labels(name: str, before: int, after: int) -> None:
     labels = name.split(".")
     assume(max(before, after) <= len(labels))
     head, tail = labels[:before], labels[len(labels) - after :]
@@ -240,7 +240,7 @@ def test_an_invalid_target_gets_the_reason(text: str, says: str) -> None:
 @pytest.mark.parametrize(
     "row", list(pages.rows("docs/routes.md", "pattern")), ids=lambda row: row[0].strip("`")
 )
-def test_the_page_is_right_about_patterns(row: list[str]) -> None:
+def test_patterns_match_the_examples_of_the_page(row: list[str]) -> None:
     pattern, *cells = row
     match = Match.parse(pattern.strip("`"))
     for cell, fits in zip(cells, (True, False), strict=True):

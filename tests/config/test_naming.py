@@ -42,7 +42,7 @@ def test_names_that_differ_in_case_alone_matter_where_clients_ask_by_name(
     assert not list(naming.check(Config(version=1, clusters=clusters)))
 
 
-def test_routes_without_an_entry_are_of_no_use() -> None:
+def test_routes_without_an_entry_are_reported() -> None:
     assert [one.loc for one in naming.unused(Config(version=1, routes=ROUTE))] == [("routes",)]
     assert not list(naming.unused(Config(version=1, routes=ROUTE, entries=ENTRY)))
     server = SshServerConfig(listen=Endpoint("127.0.0.1", 2222), host_keys=(Path("/k"),))
@@ -77,7 +77,7 @@ def routes(*matches: str, entries: tuple[str, ...] | None = None) -> tuple[Route
         ("*:22", "node-*:22", False),
     ],
 )
-def test_a_pattern_that_an_earlier_route_hides(earlier: str, later: str, is_hidden: bool) -> None:
+def test_a_pattern_that_an_earlier_route_hides_is_reported(earlier: str, later: str, is_hidden: bool) -> None:
     config = Config(version=1, routes=routes(earlier, "[::2]:1", later), entries=ENTRY)
     assert not list(naming.check(config))
     assert [one.loc for one in naming.hidden(config)] == [("routes", 1, "match", 1)] * is_hidden

@@ -29,7 +29,9 @@ LOCKED = BestAvailableEncryption(b"secret")
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
 @pytest.mark.parametrize(("passphrase", "content"), [("", Content.KEY), ("secret", Content.ENCRYPTED)])
-def test_as_ssh_keygen_writes_it(tmp_path: Path, kind: str, passphrase: str, content: Content) -> None:
+def test_a_key_of_ssh_keygen_is_recognised(
+    tmp_path: Path, kind: str, passphrase: str, content: Content
+) -> None:
     key = new_key(tmp_path / "key", kind=kind, passphrase=passphrase)
     data = key.read_bytes()
     assert recognise(data) is content
@@ -43,13 +45,13 @@ def test_as_ssh_keygen_writes_it(tmp_path: Path, kind: str, passphrase: str, con
 @pytest.mark.parametrize(
     ("encryption", "content"), [(NoEncryption(), Content.KEY), (LOCKED, Content.ENCRYPTED)]
 )
-def test_as_openssl_writes_it(
+def test_a_key_of_openssl_is_recognised(
     form: PrivateFormat, encryption: KeySerializationEncryption, content: Content
 ) -> None:
     assert recognise(RSA.private_bytes(Encoding.PEM, form, encryption)) is content
 
 
-def test_binary_counts_as_a_key() -> None:
+def test_a_binary_file_counts_as_a_key() -> None:
     assert recognise(RSA.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())) is Content.KEY
 
 
@@ -70,12 +72,12 @@ def test_a_certificate_is_public(tmp_path: Path) -> None:
         b"-----BEGIN RSA PRIVATE KEY-----\n" * 20_000,
     ],
 )
-def test_data_that_is_no_key(data: bytes) -> None:
+def test_data_that_is_no_key_is_recognised(data: bytes) -> None:
     assert recognise(data) is Content.OTHER
 
 
 @given(st.binary(max_size=200))
-def test_anything_is_something(data: bytes) -> None:
+def test_a_key_file_with_any_bytes_in_it_is_recognised(data: bytes) -> None:
     assert recognise(b"-----BEGIN OPENSSH PRIVATE KEY-----\n" + data + b"\n-----END ") in Content
 
 

@@ -22,7 +22,7 @@ from proxy.config.quantities import format_duration, format_size, parse_duration
         ("0s", 0),
     ],
 )
-def test_durations(text: str, seconds: float) -> None:
+def test_a_duration_is_parsed(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
@@ -30,7 +30,7 @@ def test_durations(text: str, seconds: float) -> None:
     "text",
     ["", "10", "s", "-1s", "10 s", "1h 30m", "1H", "1.s", "1..5s", "infs", "1w", "\u0663s", 5, None, True],
 )
-def test_no_durations(text: object) -> None:
+def test_what_is_no_duration_is_refused(text: object) -> None:
     with pytest.raises(ValueError, match="expected a duration like 500ms, 10s or 5m"):
         parse_duration(text)
 
@@ -54,14 +54,14 @@ def test_a_duration_in_another_form_gets_the_right_one(text: str, meant: str) ->
 
 
 @pytest.mark.parametrize("text", ["10", "fast", "5 weeks", "-1 s", "min", "9" * 400 + " min"])
-def test_no_advice_without_a_duration_in_it(text: str) -> None:
+def test_text_that_contains_no_duration_gets_no_advice(text: str) -> None:
     with pytest.raises(ValueError, match="expected a duration") as caught:
         parse_duration(text)
     assert "write" not in str(caught.value)
 
 
 @pytest.mark.parametrize("digits", [400, 5000])
-def test_numbers_that_are_too_long_or_too_large(digits: int) -> None:
+def test_numbers_that_are_too_long_or_too_large_are_refused(digits: int) -> None:
     with pytest.raises(ValueError, match=r"^'999.* is too long$"):
         parse_duration("9" * digits + "s")
     with pytest.raises(ValueError, match=r"^'999.* is too large$"):
@@ -97,7 +97,7 @@ def test_a_duration_is_shown_in_its_largest_whole_unit(seconds: float, text: str
         ("1G", 1 << 30),
     ],
 )
-def test_sizes(text: str, size: int) -> None:
+def test_a_size_is_parsed(text: str, size: int) -> None:
     """As in systemd's `MemoryMax=256M` and Kubernetes' `256Mi`."""
     assert parse_size(text) == size
 
@@ -105,7 +105,7 @@ def test_sizes(text: str, size: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "256", "256MB", "256m", "256 M", "1.5G", "-1M", "KiB", "1TiB", "\u0663M", 256, None]
 )
-def test_no_sizes(text: object) -> None:
+def test_what_is_no_size_is_refused(text: object) -> None:
     with pytest.raises(ValueError, match="expected a size like 64KiB or 256MiB"):
         parse_size(text)
 

@@ -60,12 +60,12 @@ def test_a_parsed_value_is_accepted() -> None:
         ({**GATEWAY, "user": None, "ssh_config": "etc"}, ("ssh_config",), "expected an absolute path"),
     ],
 )
-def test_a_mistake_has_its_place_and_words(raw: object, loc: Loc, message: str) -> None:
+def test_a_mistake_has_a_place_and_a_message(raw: object, loc: Loc, message: str) -> None:
     assert said(raw, GatewayConfig) == {loc: message}
 
 
 @pytest.mark.parametrize("version", [2, True, "1", 1.0, [1]])
-def test_there_is_one_version(version: object) -> None:
+def test_another_version_is_refused(version: object) -> None:
     [found] = [explain(one, (), Config) for one in mistakes(Config, {"version": version})]
     assert found.message.startswith("expected 1, got ")
     assert found.hint == "this kubemux reads version 1"
@@ -103,7 +103,7 @@ def test_a_list_without_one_good_item_is_not_called_empty() -> None:
 @pytest.mark.parametrize(
     ("hold", "drain", "wrong"), [("0s", "0s", 0), ("24h", "1s", 0), ("1ms", "24h1ms", 1), ("25h", "2d", 2)]
 )
-def test_bounds_are_within(hold: str, drain: str, wrong: int) -> None:
+def test_the_bounds_themselves_are_allowed(hold: str, drain: str, wrong: int) -> None:
     assert len(mistakes(LimitsConfig, {"hold_timeout": hold, "drain_timeout": drain})) == wrong
 
 

@@ -41,12 +41,12 @@ def has(value: object, expected: object) -> bool:
     return type(value) is type(expected) and value == expected
 
 
-def test_there_are_examples() -> None:
+def test_the_examples_of_the_last_release_are_there() -> None:
     assert {path.stem for path in FILES} == {"example", "minimal", "readme_five_minutes", "readme_service"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_old_files_mean_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_the_last_release_mean_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     expected = json.loads(path.with_suffix(".json").read_text())

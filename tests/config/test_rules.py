@@ -50,7 +50,7 @@ def findings(config: Config) -> list[tuple[str, str]]:
         ("Bastion:1", "bastion:1", True),
     ],
 )
-def test_addresses_that_collide(one: str, other: str, collide: bool) -> None:
+def test_two_addresses_that_collide_are_reported(one: str, other: str, collide: bool) -> None:
     for first, second in ((one, other), (other, one)):
         found = findings(Config(version=1, clusters={"a": cluster(first), "b": cluster(second)}))
         assert [place for place, _ in found] == (["clusters.b.listen"] if collide else [])
@@ -92,7 +92,7 @@ def test_an_address_that_may_not_be_loopback_needs_allow_remote(listen: str) -> 
         ("127.0.0.1:3", ""),
     ],
 )
-def test_a_cluster_is_not_its_own_api_server(address: str, own: str) -> None:
+def test_kubemux_as_api_server_of_a_direct_cluster_is_reported(address: str, own: str) -> None:
     looping = cluster("127.0.0.1:4").model_copy(
         update={"api_servers": (Endpoint("10.0.0.1", 1), Endpoint.parse(address))}
     )
@@ -120,7 +120,7 @@ def test_every_circle_is_shown_once() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 5), max_size=4), min_size=6, max_size=6))
-def test_jumps_without_a_circle_are_accepted_and_circles_end(hops: list[list[int]]) -> None:
+def test_jumps_without_a_circle_are_accepted_and_reported_circles_are_closed(hops: list[list[int]]) -> None:
     backwards = {str(n): tuple(str(hop) for hop in hops[n] if hop < n) for n in range(6)}
     assert not findings(Config(version=1, gateways=gateways(**backwards)))
     anyhow = {str(n): tuple(map(str, hops[n])) for n in range(6)}

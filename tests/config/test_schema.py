@@ -76,7 +76,7 @@ def test_the_file_is_generated_from_the_model() -> None:
     assert json.loads((CONFIG / "schema.json").read_text()) == json.loads(json.dumps(json_schema()))
 
 
-def test_the_example_names_it() -> None:
+def test_the_example_names_the_schema() -> None:
     first = (CONFIG / "example.yaml").read_text().splitlines()[0]
     assert first == "# yaml-language-server: $schema=schema.json"
 
@@ -129,7 +129,7 @@ def test_every_property_is_explained() -> None:
         ("version: 1\nlimits: {hold_timeout: 1h30m, memory: 1Gi}\n", True),
     ],
 )
-def test_it_knows_defaults_and_units(
+def test_the_schema_knows_defaults_and_units(
     text: str, good: bool, validator: jsonschema.Draft202012Validator
 ) -> None:
     assert validator.is_valid(json.loads(json.dumps(yaml.parse(text.encode(), "f").root))) is good

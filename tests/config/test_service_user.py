@@ -45,7 +45,9 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield path
 
 
-def test_a_host_key_that_only_root_may_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_key_that_only_root_may_read_gets_a_warning(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A key in the credentials directory is root's, too: systemd reads it."""
     monkeypatch.setattr(check, "DEFAULT_CONFIG", folder / "config.yaml")
     key = folder / "host_key"
@@ -62,7 +64,7 @@ def test_a_host_key_that_only_root_may_read(folder: Path, monkeypatch: pytest.Mo
     assert list(service_user.warnings(config)) == []
 
 
-def test_a_folder_that_the_service_may_not_enter(folder: Path) -> None:
+def test_files_in_a_folder_that_the_service_may_not_enter_get_a_warning(folder: Path) -> None:
     config = load(folder / "config.yaml")
     folder.chmod(0o700)
     told = {message.split(":")[0]: hint for message, hint in service_user.warnings(config)}

@@ -58,7 +58,7 @@ def test_a_folder_this_user_may_not_see_is_no_mistake(tmp_path: Path) -> None:
 
 
 def test_a_file_in_the_way_of_a_socket_is_reported(tmp_path: Path) -> None:
-    """It is only a warning: a user who may write to the folder must not be able to prevent the daemon's
+    """This is only a warning: a user who may write to the folder must not be able to prevent the daemon's
     start.
     """
     for name in ("folder", "file", "link", "socket"):

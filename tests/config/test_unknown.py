@@ -64,7 +64,7 @@ CONFIG = Config(
         ),
     ],
 )
-def test_where_a_cluster_is_wanted(name: str, message: str, hint: str) -> None:
+def test_an_unknown_cluster_gets_a_message_and_a_hint(name: str, message: str, hint: str) -> None:
     error = no_cluster(CONFIG, name, "probe")
     assert (str(error), error.hint) == (message, hint)
 
@@ -86,7 +86,7 @@ def test_where_a_cluster_is_wanted(name: str, message: str, hint: str) -> None:
         ),
     ],
 )
-def test_where_a_gateway_is_wanted(name: str, message: str, hint: str) -> None:
+def test_an_unknown_gateway_gets_a_message_and_a_hint(name: str, message: str, hint: str) -> None:
     error = no_gateway(CONFIG, name, "reconnect")
     assert (str(error), error.hint) == (message, hint)
 
@@ -114,6 +114,6 @@ OF_USER = "kubemux drain --caller ssh-user:ops ends the connections of the user"
         ),
     ],
 )
-def test_what_cannot_be_drained(name: str, message: str, hint: str) -> None:
+def test_a_name_that_cannot_be_drained_gets_a_message_and_a_hint(name: str, message: str, hint: str) -> None:
     error = not_drained(CONFIG, name)
     assert (str(error), error.hint) == (message, hint)

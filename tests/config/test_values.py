@@ -10,7 +10,7 @@ from proxy.config.values import parse_server_name
 @pytest.mark.parametrize(
     "name", ["kubernetes", "10.0.0.1", "::1", "[fd00::1]", "fe80::1%eth0", "*.k8s.local", "web.1", "a_b."]
 )
-def test_server_names(name: str) -> None:
+def test_valid_server_names_are_accepted(name: str) -> None:
     assert parse_server_name(name) == name
 
 

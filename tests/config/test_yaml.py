@@ -78,7 +78,7 @@ def refused_file(path: Path) -> Problem:
     ],
     ids=lambda value: str(value)[:30] if isinstance(value, bytes) else None,
 )
-def test_refused(data: bytes, line: int, text: str) -> None:
+def test_what_the_reader_does_not_support_is_refused_with_its_line(data: bytes, line: int, text: str) -> None:
     problem = refusal(data)[0]
     assert (problem.line, text in problem.message) == (line, True), problem
     assert problem.hint
@@ -124,7 +124,7 @@ def test_a_duplicate_does_not_show_its_values() -> None:
         assert "hunter" not in problem.message + problem.hint
 
 
-def test_paths_that_are_no_regular_files(tmp_path: Path) -> None:
+def test_paths_that_are_no_regular_files_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     assert "does not exist" in refused_file(tmp_path / "missing").message
     assert "is a directory" in refused_file(tmp_path).message
@@ -133,7 +133,7 @@ def test_paths_that_are_no_regular_files(tmp_path: Path) -> None:
     assert "null byte" in refused_file(tmp_path / "a\0b").message
 
 
-def test_a_file_that_may_not_be_read() -> None:
+def test_a_file_that_the_user_may_not_read_is_refused() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "config.yaml")
         path.write_text("version: 1\n")
@@ -149,7 +149,7 @@ def test_a_file_that_may_not_be_read() -> None:
     assert "uid" in problem.hint
 
 
-def test_lines_of_keys_and_items() -> None:
+def test_keys_and_items_have_their_lines() -> None:
     document = yaml.parse(b"\n# comment\na: 1\nb:\n  - x\n  - y: 2\n    'z.z': {q: 3}\n", "f.yaml")
     lines: dict[Loc, int] = {
         (): 3,
