@@ -107,7 +107,7 @@ def test_an_invalid_request_is_refused_before_sending(host: str, port: str) -> N
         (b"HTTP/1.1 200 OK\r\nX: " + bytes(1 << 14), "the entry's answer is no head of HTTP"),
     ],
 )
-def test_no_other_answer_is_a_yes(scripted: Entry, answer: bytes, why: str) -> None:
+def test_every_other_answer_is_a_refusal(scripted: Entry, answer: bytes, why: str) -> None:
     with pytest.raises(NotConnected) as refused:
         asked(scripted, answer)
     assert str(refused.value) == why
@@ -121,7 +121,7 @@ def test_an_entry_that_is_silent_is_not_waited_for_for_ever(
         through(entry(scripted.listen), NB)
 
 
-def test_an_entry_on_a_port() -> None:
+def test_an_entry_may_listen_on_a_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         where = entry(f"127.0.0.1:{listener.getsockname()[1]}")
 
@@ -150,6 +150,6 @@ def test_a_missing_socket_gets_a_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["unix:", "unix:a\0b", "proxy", ":3128", "127.0.0.1:0", ""])
-def test_addresses_that_are_no_entries(text: str) -> None:
+def test_invalid_addresses_of_entries_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected|out of range"):
         entry(text)

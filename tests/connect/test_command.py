@@ -33,7 +33,7 @@ def everything(sock: socket.socket) -> bytes:
     return data
 
 
-def test_our_end_is_passed_on_and_the_answer_still_comes(scripted: Entry) -> None:
+def test_an_end_of_input_is_passed_on_and_the_answer_still_arrives(scripted: Entry) -> None:
     with kubemux("--entry", scripted.listen, "nb", "22") as process:
         with scripted.serve(ACCEPTED + BANNER) as sock:
             assert process.stdin
@@ -44,7 +44,7 @@ def test_our_end_is_passed_on_and_the_answer_still_comes(scripted: Entry) -> Non
         assert ended(process) == (0, BANNER + b"answer", b"")
 
 
-def test_the_targets_end_is_passed_on_and_more_is_sent(scripted: Entry) -> None:
+def test_the_targets_end_is_passed_on_and_input_is_still_sent(scripted: Entry) -> None:
     with kubemux("--entry", scripted.listen, "nb", "22") as process, scripted.serve() as sock:
         assert process.stdin
         assert process.stdout
@@ -57,7 +57,7 @@ def test_the_targets_end_is_passed_on_and_more_is_sent(scripted: Entry) -> None:
         assert ended(process) == (0, b"", b"")
 
 
-def test_a_target_that_has_gone_ends_it_without_an_end_of_input(scripted: Entry) -> None:
+def test_a_target_that_closes_ends_the_command_although_its_input_is_open(scripted: Entry) -> None:
     with kubemux("--entry", scripted.listen, "nb", "22") as process:
         scripted.serve(ACCEPTED + BANNER).close()
         assert process.wait(SECONDS) == 0
@@ -125,7 +125,7 @@ def test_ssh_gets_the_socket_and_the_process_ends(scripted: Entry) -> None:
                 assert sock.recv(1 << 16) == b"SSH-2.0-client\r\n"
 
 
-def test_without_a_socket_nothing_is_asked_for(tmp_path: Path) -> None:
+def test_fdpass_without_a_socket_as_standard_output_asks_no_entry(tmp_path: Path) -> None:
     """No entry listens there, but the command does not get so far."""
     with kubemux("--entry", f"unix:{tmp_path}/none", "--fdpass", "nb", "22") as process:
         code, out, err = ended(process)
@@ -143,7 +143,7 @@ def test_the_receiver_of_the_socket_may_have_closed(scripted: Entry) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_end_it_without_a_word(scripted: Entry, number: signal.Signals) -> None:
+def test_signals_end_the_command_without_output(scripted: Entry, number: signal.Signals) -> None:
     with ExitStack() as stack:
         # A program inherits ignored signals, and nohup(1) may run the suite.
         handler = signal.signal(number, signal.SIG_DFL)
@@ -157,7 +157,7 @@ def test_signals_end_it_without_a_word(scripted: Entry, number: signal.Signals) 
 
 
 @pytest.mark.parametrize("redirection", [">&-", ">&- <&-", ">&- <&- 2>&-", "<&-"])
-def test_closed_streams_change_nothing(scripted: Entry, redirection: str) -> None:
+def test_closed_streams_do_not_disturb_the_connection(scripted: Entry, redirection: str) -> None:
     """Otherwise the connection could get the number of the closed stream."""
     command = f'exec "$0" -m proxy connect --entry {scripted.listen} nb 22 {redirection}'
     with subprocess.Popen(
@@ -190,7 +190,7 @@ def test_a_full_disk_is_one_line(scripted: Entry) -> None:
         assert ended(process)[2] == b"kubemux: standard output: No space left on device\n"
 
 
-def test_it_starts_without_slow_imports(scripted: Entry) -> None:
+def test_the_command_starts_without_slow_imports(scripted: Entry) -> None:
     code = f"import sys; sys.argv[1:] = ['connect', '--entry', {scripted.listen!r}, 'nb', '22']\n"
     code += (
         "from proxy.__main__ import program\ntry: program()\nfinally: print(*sys.modules, file=sys.stderr)"
@@ -226,6 +226,8 @@ PLAIN = Order(UnixPath("/e.sock"), Endpoint("nb", 22), False)
         (["nb", "22"], "unix:", None),
     ],
 )
-def test_only_plain_words_are_taken(words: list[str], where: str, order: Order | None) -> None:
+def test_only_plain_arguments_are_read_without_click(
+    words: list[str], where: str, order: Order | None
+) -> None:
     """`proxy.cli.connect` handles all other arguments."""
     assert read(words, where) == order

@@ -71,7 +71,7 @@ async def test_kubectl_shows_the_objects(
 
 
 @pytest.mark.kubectl
-async def test_kubectl_version(stage: Stage, tmp_path: Path) -> None:
+async def test_kubectl_shows_the_version_of_the_server(stage: Stage, tmp_path: Path) -> None:
     got = await kubectl(stage, tmp_path, "version", "-o", "json")
     assert json.loads(got.out)["serverVersion"]["gitVersion"] == "v1.32.0-kubemux-demo"
 
@@ -109,13 +109,13 @@ async def test_a_wrong_token_is_unauthorized(stage: Stage, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("path", "status"), [("healthz", 200), ("livez", 200), ("readyz", 200), ("version", 200), ("api", 401)]
 )
-async def test_health_and_version_are_for_anybody(stage: Stage, path: str, status: int) -> None:
+async def test_health_and_version_need_no_token(stage: Stage, path: str, status: int) -> None:
     server = stage.config.clusters["tokyo"].api_servers[0]
     assert (await Asker(server, trusting(stage, "tokyo"), "kubernetes").get(f"/{path}")).status == status
 
 
 @pytest.mark.parametrize(("trusted", "name"), [("tokyo", "127.0.0.1"), ("berlin", "kubernetes")])
-async def test_certificate_is_for_kubernetes_and_by_the_clusters_own_ca(
+async def test_the_certificate_is_for_kubernetes_and_signed_by_the_clusters_own_ca(
     stage: Stage, trusted: str, name: str
 ) -> None:
     server = stage.config.clusters["tokyo"].api_servers[0]

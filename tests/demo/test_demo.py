@@ -124,7 +124,7 @@ async def test_the_printed_kubectl_commands_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-async def test_its_end_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+async def test_the_end_of_the_demo_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     async with running(tmp_path) as demo:
         (name,) = left(tmp_path)
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o700
@@ -153,7 +153,9 @@ async def test_its_end_leaves_nothing_behind(tmp_path: Path, number: signal.Sign
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_while_it_starts_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+async def test_a_signal_while_the_demo_starts_leaves_nothing_behind(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     async with started(tmp_path) as process:
         while not left(tmp_path):
             await asyncio.sleep(0)

@@ -28,7 +28,7 @@ async def dial(stage: Stage, *, key: asyncssh.SSHKey | None = None) -> asyncssh.
     )
 
 
-async def test_forwards_to_the_stand_ins(stage: Stage) -> None:
+async def test_the_server_forwards_to_the_stand_ins(stage: Stage) -> None:
     async with await dial(stage) as conn:
         for name, cluster in stage.config.clusters.items():
             async with conn.forward_local_port("127.0.0.1", 0, *cluster.api_servers[0]) as listener:
@@ -38,7 +38,7 @@ async def test_forwards_to_the_stand_ins(stage: Stage) -> None:
                 ).text == "ok"
 
 
-async def test_forwards_to_nothing_else(stage: Stage) -> None:
+async def test_the_server_forwards_to_nothing_else(stage: Stage) -> None:
     async with await dial(stage) as conn:
         for target in [
             stage.config.admin.listen,
@@ -49,7 +49,7 @@ async def test_forwards_to_nothing_else(stage: Stage) -> None:
             assert caught.value.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED
 
 
-async def test_gives_no_shell_and_no_listening_port(stage: Stage) -> None:
+async def test_the_server_gives_no_shell_and_no_listening_port(stage: Stage) -> None:
     async with await dial(stage) as conn:
         with pytest.raises(asyncssh.ChannelOpenError):
             await conn.run("id")
@@ -57,12 +57,12 @@ async def test_gives_no_shell_and_no_listening_port(stage: Stage) -> None:
             await conn.forward_remote_port("127.0.0.1", 0, "127.0.0.1", 1)
 
 
-async def test_refuses_another_key(stage: Stage) -> None:
+async def test_the_server_refuses_another_key(stage: Stage) -> None:
     with pytest.raises(asyncssh.PermissionDenied):
         await dial(stage, key=asyncssh.generate_private_key("ssh-ed25519"))
 
 
-async def test_shows_the_host_key_that_known_hosts_has(stage: Stage) -> None:
+async def test_the_server_shows_the_host_key_that_known_hosts_has(stage: Stage) -> None:
     gateway = stage.config.gateways["bastion"]
     gateway.known_hosts[0].write_bytes(
         f"[127.0.0.1]:{gateway.port} ".encode()
@@ -72,7 +72,7 @@ async def test_shows_the_host_key_that_known_hosts_has(stage: Stage) -> None:
         await dial(stage)
 
 
-async def test_its_end_is_the_end_of_its_connections(stage: Stage) -> None:
+async def test_the_end_of_the_server_closes_its_connections(stage: Stage) -> None:
     async with asyncio.timeout(30):
         second = asyncssh.generate_private_key("ssh-ed25519")
         authorized = ssh_server.authorized_key(

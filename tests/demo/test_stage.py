@@ -50,7 +50,7 @@ def test_kubeconfig_verifies_tls_and_holds_the_token_once_per_cluster(tmp_path: 
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_text_says_whether_kubectl_is_there(
+def test_the_text_says_whether_kubectl_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda program: f"/usr/bin/{program}" if there else None)

@@ -47,7 +47,7 @@ def about(subject: Subject) -> set[Reason]:
     return {reason for reason in Reason if subject in reason.subjects}
 
 
-def test_each_has_a_meaning_and_a_subject() -> None:
+def test_each_reason_has_a_meaning_and_a_subject() -> None:
     for reason in Reason:
         assert re.fullmatch(r"[a-z]+(_[a-z]+)*", reason)
         assert reason.meaning
@@ -56,7 +56,6 @@ def test_each_has_a_meaning_and_a_subject() -> None:
 
 
 def test_the_code_uses_each_reason() -> None:
-    """No word of the list is unused."""
     named = {
         node.attr
         for tree in sources().values()
@@ -102,7 +101,7 @@ def test_every_reason_is_from_the_list() -> None:
     assert {path: found for path, tree in sources().items() if (found := list(literals(tree)))} == {}
 
 
-def test_a_made_up_reason_would_be_found() -> None:
+def test_the_check_finds_a_reason_that_is_not_from_the_list() -> None:
     made_up = [
         "reason = 'x'",
         "self.reason = f'{x}'",
@@ -125,7 +124,9 @@ def test_each_error_has_a_reason_of_its_kind(errors: set[type[ProxyError]]) -> N
             assert Subject.CLIENT in kind.reason.subjects, kind
 
 
-def test_an_errors_hint_is_the_remedy_unless_it_knows_better(errors: set[type[ProxyError]]) -> None:
+def test_the_hint_of_an_error_is_the_remedy_of_its_reason_unless_it_has_its_own(
+    errors: set[type[ProxyError]],
+) -> None:
     others = {kind.__name__ for kind in errors if kind.hint != kind.reason.remedy}
     assert others == {"LinkClosed", "LinkReplaced", "Unfinished"} & others
     assert all(kind("why").hint == kind.hint for kind in (LinkError, ChannelError))
@@ -149,7 +150,7 @@ def test_nothing_is_documented_that_does_not_exist() -> None:
 
 
 @pytest.mark.parametrize("path", ["config/prometheus/kubemux.rules.yml", "config/grafana-dashboard.json"])
-def test_alerts_and_the_dashboard_ask_for_words_of_the_list(path: str) -> None:
+def test_alerts_and_the_dashboard_use_reasons_of_the_list(path: str) -> None:
     text = (ROOT / path).read_text()
     asked = re.findall(r'(?:result|reason)(?:=~|!~|!=|=)\\?"([a-z_|]+)\\?"', text)
     assert asked
