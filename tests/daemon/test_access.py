@@ -34,7 +34,7 @@ def hidden_on_tcp(*, tcp: bool) -> Hidden | None:
     ],
     ids=str,
 )
-def test_a_uid_is_known_at_once_on_unix_sockets_alone(
+def test_rules_for_uids_on_tcp_are_refused_where_the_system_hides_uids(
     listen: Local | None, entry: Local, is_refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(access, "hidden", hidden_on_tcp)
@@ -65,7 +65,7 @@ def test_a_uid_is_known_at_once_on_unix_sockets_alone(
     ],
     ids=str,
 )
-async def test_a_denied_caller_gets_its_identity(caller: Caller, rule: str, who: str) -> None:
+async def test_the_message_for_a_denied_caller_has_its_identity(caller: Caller, rule: str, who: str) -> None:
     one = access.Access(Metrics(CollectorRegistry(), version="0"))
     with pytest.raises(Denied) as caught:
         await one.require((Rule.parse(rule),), caller, entry="proxy")

@@ -80,7 +80,7 @@ class Bed:
         self.write()
         return await self.controller.reload()
 
-    async def come(self, name: str = "", proxy: Endpoint | None = None) -> Client:
+    async def served_client(self, name: str = "", proxy: Endpoint | None = None) -> Client:
         """Connect a client to the listener, or to the name; it must be served."""
         client = await self.connect(name, proxy)
         if name:
@@ -123,13 +123,15 @@ async def serving(echo: Echo, folder: Path) -> AsyncIterator[Bed]:
         await bed.end()
 
 
-async def test_a_new_allow_is_for_connections_to_come(bed: Bed) -> None:
-    open_ones = [await bed.come(name) for name in ("", "prod:443", "apart:443", "a.mine:1", "a.far:1")]
+async def test_a_new_allow_affects_only_new_connections(bed: Bed) -> None:
+    open_ones = [
+        await bed.served_client(name) for name in ("", "prod:443", "apart:443", "a.mine:1", "a.far:1")
+    ]
     for allow in (OTHERS, [ME], OTHERS):
         bed.config["clusters"]["prod"]["allow"] = bed.config["routes"][0]["allow"] = allow
         assert (await bed.reload()).changed == ("cluster prod", "route mine")
         if allow == [ME]:
-            open_ones += [await bed.come(name) for name in ("", "prod:443", "a.mine:1")]
+            open_ones += [await bed.served_client(name) for name in ("", "prod:443", "a.mine:1")]
         else:
             with pytest.raises(ConnectionResetError):  # connect(2) itself may fail if the reset is fast
                 await (await bed.connect("")).reader.read()
@@ -137,13 +139,13 @@ async def test_a_new_allow_is_for_connections_to_come(bed: Bed) -> None:
             for name in ("prod", "a.mine"):
                 said = f"HTTP/1.1 403 kubemux: {name}: denied ({me} is not in allow)"
                 assert await bed.refusal(f"{name}:443") == said
-        for client in (*open_ones, await bed.come("apart:443"), await bed.come("a.far:1")):
+        for client in (*open_ones, await bed.served_client("apart:443"), await bed.served_client("a.far:1")):
             await client.tick()
 
 
 async def test_a_changed_route_touches_nothing_else(bed: Bed) -> None:
-    others = [await bed.come(name) for name in ("", "prod:443", "apart:443", "a.far:1")]
-    mine = await bed.come("a.mine:1")
+    others = [await bed.served_client(name) for name in ("", "prod:443", "apart:443", "a.far:1")]
+    mine = await bed.served_client("a.mine:1")
     graph = bed.daemon.graph
     routes, clusters, entries = dict(graph.routes), dict(graph.clusters), dict(graph.entries)
     async with Echo() as elsewhere:
@@ -153,12 +155,12 @@ async def test_a_changed_route_touches_nothing_else(bed: Bed) -> None:
         assert await mine.is_reset()
         assert (dict(graph.clusters), dict(graph.entries)) == (clusters, entries)
         assert graph.routes["far"] is routes["far"]
-        await bed.come("a.mine:1")
+        await bed.served_client("a.mine:1")
         assert elsewhere.accepted == 1
         del bed.config["routes"][0]
         assert (await bed.reload()).removed == ("route mine",)
         assert " unknown_name " in await bed.refusal("a.mine:1")
-        for client in (*others, await bed.come("a.far:1")):
+        for client in (*others, await bed.served_client("a.far:1")):
             await client.tick()
 
 
@@ -166,10 +168,10 @@ async def test_another_order_of_routes_cuts_no_connection(bed: Bed) -> None:
     first, second = bed.config["routes"]
     second["match"] = ["*.mine:*"]
     second["entries"] = ["proxy"]
-    clients = [await bed.come("a.mine:1"), await bed.come("a.far:1")]
+    clients = [await bed.served_client("a.mine:1"), await bed.served_client("a.far:1")]
     bed.config["routes"] = [{**second, "match": ["a.mine:*"]}, first]
     assert (await bed.reload()).changed == ("route far",)
-    clients.append(await bed.come("a.mine:1"))
+    clients.append(await bed.served_client("a.mine:1"))
     for client in clients:
         await client.tick()
     shown = [(route.name, route.connections) for route in bed.daemon.snapshot().routes]
@@ -177,7 +179,7 @@ async def test_another_order_of_routes_cuts_no_connection(bed: Bed) -> None:
 
 
 async def test_an_entry_keeps_its_socket_until_it_moves(bed: Bed) -> None:
-    clients = [await bed.come(name) for name in ("prod:443", "a.mine:1")]
+    clients = [await bed.served_client(name) for name in ("prod:443", "a.mine:1")]
     graph = bed.daemon.graph
     entry = graph.entries["proxy"]
     sock = entry.listener.listener.sock
@@ -187,7 +189,7 @@ async def test_an_entry_keeps_its_socket_until_it_moves(bed: Bed) -> None:
     assert (await bed.reload()).added == ("entry second",)
     assert graph.entries["proxy"] is entry
     assert entry.listener.listener.sock is sock
-    clients.append(await bed.come("apart:443"))
+    clients.append(await bed.served_client("apart:443"))
 
     moved = Endpoint("127.0.0.1", free_port())
     bed.config["entries"]["proxy"]["listen"] = str(moved)
@@ -196,7 +198,7 @@ async def test_an_entry_keeps_its_socket_until_it_moves(bed: Bed) -> None:
     assert (result.changed, result.removed) == (("entry proxy",), ("entry second",))
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(*bed.proxy)
-    clients.append(await bed.come("apart:443", moved))
+    clients.append(await bed.served_client("apart:443", moved))
     for client in clients:
         await client.tick()
 
@@ -211,7 +213,11 @@ async def test_an_entry_keeps_its_socket_until_it_moves(bed: Bed) -> None:
     )
     assert (await bed.reload()).changed == ("entry proxy", "entry third")
     assert graph.entries["third"].listener.listener is before
-    for client in (*clients, await bed.come("apart:443", moved), await bed.come("apart:443", third)):
+    for client in (
+        *clients,
+        await bed.served_client("apart:443", moved),
+        await bed.served_client("apart:443", third),
+    ):
         await client.tick()
 
 
@@ -230,7 +236,7 @@ async def test_a_reload_reports_which_entry_is_not_bound(bed: Bed) -> None:
 async def test_connections_of_one_caller_are_ended(bed: Bed) -> None:
     bed.config["routes"][0]["allow"] = [ME]  # kubemux asks for uids
     await bed.reload()
-    prod, mine, far = [await bed.come(name) for name in ("", "a.mine:1", "a.far:1")]
+    prod, mine, far = [await bed.served_client(name) for name in ("", "a.mine:1", "a.far:1")]
     controller = bed.controller
     assert await controller.end(OTHERS[0], None) == 0
     assert await controller.end(ME, "apart") == 0
@@ -244,24 +250,24 @@ async def test_connections_of_one_caller_are_ended(bed: Bed) -> None:
     [trail] = [log for log in logs if log["event"] == "connection closed"]
     assert (trail["route"], trail["caller"], trail["reason"]) == ("mine", ME, "shutdown")
     await prod.tick()
-    mine = await bed.come("a.mine:1")
+    mine = await bed.served_client("a.mine:1")
     port = prod.writer.get_extra_info("sockname")[1]
     assert await controller.end(f"127.0.0.1:{port}", None) == 1
     assert await prod.is_reset()
     await far.tick()
     assert await controller.end("127.0.0.1", None) == 2
     assert (await mine.is_reset(), await far.is_reset()) == (True, True)
-    await bed.come("a.mine:1")
+    await bed.served_client("a.mine:1")
     with pytest.raises(UnknownName, match="no cluster, route or site is called 'mime'"):
         await controller.end(ME, "mime")
 
 
 async def test_a_request_for_a_drained_route_is_refused_and_counted(bed: Bed) -> None:
-    """They are refused until the next reload. Clients of other names do not notice."""
+    """Requests are refused until the next reload. Clients of other names do not notice."""
     bed.config["limits"]["drain_timeout"] = "10m"
     await bed.reload()
-    others = [await bed.come(name) for name in ("", "prod:443", "a.far:1")]
-    mine = await bed.come("a.mine:1")
+    others = [await bed.served_client(name) for name in ("", "prod:443", "a.far:1")]
+    mine = await bed.served_client("a.mine:1")
     for name, kind, asked in (("apart", "cluster", "apart"), ("mine", "route", "a.mine")):
         draining = asyncio.get_running_loop().create_task(bed.controller.drain(name))
         with capture_logs() as logs:
@@ -282,13 +288,13 @@ async def test_a_request_for_a_drained_route_is_refused_and_counted(bed: Bed) ->
     bed.config["limits"]["drain_timeout"] = "0s"
     assert (await bed.reload()).changed == ("cluster apart", "route mine")
     for name in ("apart:443", "a.mine:1"):
-        await bed.come(name)
+        await bed.served_client(name)
 
 
 async def test_connections_that_outlive_a_reload_are_ended_too(bed: Bed) -> None:
     bed.config["limits"]["drain_timeout"] = "10m"
     await bed.reload()
-    mine, prod = await bed.come("a.mine:1"), await bed.come("prod:443")
+    mine, prod = await bed.served_client("a.mine:1"), await bed.served_client("prod:443")
     del bed.config["routes"][0]
     bed.config["clusters"]["prod"]["listen"] = f"127.0.0.1:{free_port()}"
     await bed.reload()

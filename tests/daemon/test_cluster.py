@@ -114,7 +114,7 @@ async def test_a_client_waits_for_memory_and_is_served(bed: Bed) -> None:
     assert bed.ended("memory") == 0
 
 
-async def test_it_waits_no_longer_than_hold_timeout(bed: Bed) -> None:
+async def test_a_client_waits_for_memory_no_longer_than_hold_timeout(bed: Bed) -> None:
     bed.shared.hold_timeout = 0.05
     reader, writer = await bed.client()
     with pytest.raises(ConnectionResetError):
@@ -231,7 +231,7 @@ async def test_waiting_connections_of_a_caller_are_ended_too(bed: Bed) -> None:
     assert (connections.active, bed.ended("shutdown")) == (0, 3)
 
 
-async def test_a_drain_waits_for_no_client_that_it_has_ended_before_it_began(bed: Bed) -> None:
+async def test_a_drain_does_not_wait_for_a_client_whose_task_has_not_begun(bed: Bed) -> None:
     reader, writer = await bed.client()
     async with asyncio.timeout(30):
         assert await bed.cluster.connections.drain(0) == 1

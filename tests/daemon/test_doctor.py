@@ -116,7 +116,9 @@ def nowhere() -> Endpoint:
     return Endpoint("127.0.0.1", free_port())
 
 
-async def test_one_api_server_of_two_is_enough(nowhere: Endpoint, certificates: Certificates) -> None:
+async def test_probe_and_daemon_need_one_api_server_of_two(
+    nowhere: Endpoint, certificates: Certificates
+) -> None:
     async with Https(certificates) as server:
         both = Both([nowhere, server.endpoint], certificates)
         daemon, doctor = await both.told()
@@ -125,8 +127,10 @@ async def test_one_api_server_of_two_is_enough(nowhere: Endpoint, certificates: 
         assert both.cluster.order == (server.endpoint, nowhere)
 
 
-async def test_both_tell_of_the_same_failure(nowhere: Endpoint, certificates: Certificates) -> None:
-    """Also after the order of the servers has changed."""
+async def test_probe_and_daemon_report_the_same_failure(
+    nowhere: Endpoint, certificates: Certificates
+) -> None:
+    """They do so after the order of the servers has changed, too."""
     other = Endpoint("127.0.0.2", nowhere.port)
     async with Https(certificates) as server:
         both = Both([nowhere, server.endpoint, other], certificates)
@@ -138,7 +142,7 @@ async def test_both_tell_of_the_same_failure(nowhere: Endpoint, certificates: Ce
     assert str(nowhere) in daemon[2]
 
 
-async def test_both_name_the_server_that_stands_in_for_the_first(
+async def test_probe_and_daemon_name_the_server_that_replaces_the_first(
     nowhere: Endpoint, certificates: Certificates
 ) -> None:
     async with Scripted(answers(b"plain text\r\n")) as plain:
@@ -151,7 +155,7 @@ async def test_both_name_the_server_that_stands_in_for_the_first(
     assert report.steps[0].title == f"TCP to {plain.endpoint}"
 
 
-async def test_both_wait_for_memory(certificates: Certificates) -> None:
+async def test_probe_and_daemon_wait_for_memory(certificates: Certificates) -> None:
     async with Https(certificates) as server:
         both = Both([server.endpoint], certificates)
         both.budget.charge(MEMORY)

@@ -1,6 +1,7 @@
-"""A reload changes one key of the configuration while clients are connected, for each key. A key that means
-another server cuts its own clients. No other key cuts a client. An entry with another address does not
-either: its clients are connected to their targets already.
+"""For each key of the configuration: a reload changes it while clients are connected.
+
+A key that decides which server answers cuts the clients of that server. No other key cuts a client. Neither
+does another address of an entry: its clients are connected to their targets already.
 """
 
 from __future__ import annotations
@@ -50,15 +51,15 @@ CUTS: Final = {
     *(("routes", "mine", key) for key in ("gateway", "target")),
     ("entries", "door", "listen"),
 }
-"""What decides which server answers, or where. All others keep every client."""
+"""The keys that decide which server answers, or where. With all other keys, every client stays."""
 SUBJECTS: Final = {"gateways": "edge", "clusters": "subject", "routes": "mine", "entries": "door"}
 KINDS: Final = {"gateways": "gateway", "clusters": "cluster", "routes": "route", "entries": "entry"}
 CLIENTS: Final = {"gateways": ("subject", "mine"), "clusters": ("subject",), "routes": ("mine",)}
-"""Section -> whose clients are cut by a key that cuts."""
+"""For each section: the names whose clients are cut when one of its keys of `CUTS` changes."""
 
 
 def places(section: Section, above: Place = ()) -> Iterator[tuple[Place, Key]]:
-    """Every key of the model, as far as it is the daemon's, one gateway's, cluster's, route's or entry's."""
+    """Each key of the daemon's own sections, and of the gateway, cluster, route and entry in SUBJECTS."""
     for name, key in keys(type(section)).items():
         if not above and name in SUBJECTS:
             subject = (name, SUBJECTS[name])
@@ -86,7 +87,7 @@ def found(config: Any, place: Place) -> Any:
 
 
 def changed(config: Any, place: Place, value: object) -> Any:
-    """The same with another value there."""
+    """`config` with `value` at `place`."""
     if not place:
         return value
     step, *below = place
@@ -112,8 +113,8 @@ def another(key: Key, now: object) -> object:
 
 
 class Bed:
-    """A daemon in this process with a gateway, a cluster, a route, an entry and clients that a change is
-    about, and one of each that it is not.
+    """A daemon in this process with two gateways, two clusters, two routes, two entries, and clients. Changes
+    are about one of each.
     """
 
     def __init__(self, sshd: Sshd, echo: Echo, others: dict[Place, object], folder: Path) -> None:
@@ -170,7 +171,7 @@ class Bed:
         await self.daemon.stop(timeout=0)
 
     async def connect(self, name: str) -> None:
-        """A client of the cluster's listener, or one that asks an entry for the route."""
+        """Connect a client to the cluster's listener, or to an entry, which it asks for the route."""
         if name in self.clients:
             await closed(self.clients[name][1])
         config = self.graph.config
@@ -185,22 +186,22 @@ class Bed:
             await self.tick(name)
 
     async def tick(self, *names: str) -> None:
-        """Their clients are served."""
+        """Check that the clients of these names are served."""
         async with asyncio.timeout(30):
             for name in names:
                 reader, writer = self.clients[name]
                 writer.write(b"tick")
                 assert await reader.readexactly(4) == b"tick"
 
-    async def leave(self, name: str) -> None:
-        """The daemon ends the connection of this client."""
+    async def wait_ended(self, name: str) -> None:
+        """Wait until the daemon ends the connection of this client."""
         reader, writer = self.clients[name]
         async with asyncio.timeout(30):
             assert await reader.read() == b"", "in order: its server was told first, and it is not reset"
         writer.transport.abort()
 
     def parts(self, gateway: str, cluster: str, route: str, entry: str) -> tuple[object, ...]:
-        """What serves them: the objects themselves, and the entry's socket."""
+        """The objects that serve these names, and the entry's socket."""
         graph = self.graph
         door = graph.entries[entry]
         sock = door.listener.listener.sock
@@ -208,20 +209,20 @@ class Bed:
 
     @property
     def generation(self) -> int:
-        """Another one when the links of the gateway `edge` are to be replaced."""
+        """A number that changes when the links of the gateway `edge` are to be replaced."""
         edge = self.graph.gateways["edge"]
         assert isinstance(edge, Gateway)
         return edge._links.generation
 
     async def relinked(self) -> None:
-        """No link of `edge` is to be replaced any more: each time the one with the fewest clients may end."""
+        """Wait until no link of `edge` has to be replaced any more."""
         edge = self.graph.gateways["edge"]
         assert isinstance(edge, Gateway)
         async with asyncio.timeout(30):
             while not edge._links or edge._links.stale:
                 await asyncio.sleep(0.01)
 
-    async def take(self, config: Config) -> set[str]:
+    async def apply(self, config: Config) -> set[str]:
         """Reload. Returns what the daemon says has changed."""
         result = await reload._apply(self.graph, Loaded(config, {}))
         assert not result.added
@@ -230,7 +231,7 @@ class Bed:
         assert result.warnings in (admin, ("admin: changes take effect at the next restart",))
         return set(result.changed)
 
-    def assert_taken(self, config: Config) -> None:
+    def assert_applied(self, config: Config) -> None:
         shared, limits = self.graph.shared, config.limits
         assert (shared.hold_timeout, shared.budget.limit) == (limits.hold_timeout, limits.memory)
         assert shared.admission.limit <= limits.max_connections
@@ -249,7 +250,9 @@ def about(place: Place) -> set[str]:
     return {f"{KINDS[place[0]]} {place[1]}"} if place[0] in KINDS else set()
 
 
-async def test_each_key_has_its_effect(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_change_of_each_key_takes_effect_and_cuts_only_the_clients_it_must(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     logs: list[tuple[str, str]] = []
     monkeypatch.setattr(logging, "configure", lambda *words: logs.append(words))
     for module in (connections, graph):  # the time that a server has to end in order: this one may be starved
@@ -275,20 +278,20 @@ async def test_each_key_has_its_effect(sshd: Sshd, tmp_path: Path, monkeypatch: 
             config = changed(bed.base, place, others.get(place, another(key, now)))
             assert found(config, place) != now, place
             parts, generation = bed.parts(*mine), bed.generation
-            assert await bed.take(config) == about(place), place
+            assert await bed.apply(config) == about(place), place
             assert bool(logs) is (place[0] == "log"), place
-            bed.assert_taken(config)
+            bed.assert_applied(config)
             await bed.tick("bystander", "apart")
             assert bed.parts("other", "bystander", "apart", "side") == bed.untouched, place
             cut = CLIENTS.get(place[0], ()) if place in CUTS else ()
             for name in cut:
-                await bed.leave(name)
+                await bed.wait_ended(name)
             await bed.tick(*({"subject", "mine"} - set(cut)))
             assert (bed.parts(*mine) == parts) is (place not in CUTS), place
             if place not in CUTS:
                 key_of = keys(GatewayConfig).get(place[2]) if place[0] == "gateways" else None
                 assert (bed.generation == generation) is (key_of is None or key_of.in_place), place
-            assert await bed.take(bed.base) == about(place), place
+            assert await bed.apply(bed.base) == about(place), place
             await bed.relinked()
             logs.clear()
             for name in cut:

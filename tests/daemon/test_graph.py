@@ -26,13 +26,13 @@ async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
 
 
 async def turns() -> None:
-    """Turns of the loop: many more than a stop takes that has nothing to wait for."""
+    """Let the loop make many more turns than a stop needs that has nothing to wait for."""
     for _ in range(200):
         await asyncio.sleep(0)
 
 
 async def half(bed: Bed) -> Client:
-    """A SOCKS5 client that is still to say where it wants to go."""
+    """A SOCKS5 client that has not sent its target yet."""
     client = Client(*await asyncio.open_connection(*bed.proxy))
     bed.clients.append(client)
     client.writer.write(GREETING)
@@ -42,7 +42,7 @@ async def half(bed: Bed) -> Client:
 
 
 async def test_a_stop_serves_a_client_that_has_sent_half_of_its_request(bed: Bed) -> None:
-    """Its destination has no connection then, so it has nothing to wait for itself."""
+    """The destination has no connection yet, so the stop waits only because of the entry."""
     client = await half(bed)
     stop = asyncio.get_running_loop().create_task(bed.daemon.stop(timeout=60))
     await turns()
@@ -59,7 +59,7 @@ async def test_a_stop_serves_a_client_that_has_sent_half_of_its_request(bed: Bed
 
 
 async def test_a_stop_serves_a_client_that_comes_in_the_same_turn_of_the_loop(bed: Bed) -> None:
-    """Its request is read while the destinations, which have no connection yet, are drained."""
+    """The stop drains the destinations, which have no connection yet, while the request is still unread."""
     loop = asyncio.get_running_loop()
     with socket.create_connection(bed.proxy) as client:
         client.sendall(b"CONNECT prod:443 HTTP/1.1\r\n\r\n")
@@ -74,12 +74,14 @@ async def test_a_stop_serves_a_client_that_comes_in_the_same_turn_of_the_loop(be
         await stop
 
 
-async def test_a_silent_client_takes_no_time_from_the_end_of_the_others(
+async def test_a_silent_client_does_not_shorten_the_half_close_of_others(
     bed: Bed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The drain is over while it is waited for. Connections are half-closed and not reset nevertheless."""
+    """The time for the drain is over while the stop waits for the silent client. The other connections are
+    half-closed nevertheless, and not reset.
+    """
     monkeypatch.setattr(connections, "HALF_CLOSE_S", 60.0)
-    silent, relayed = await half(bed), await bed.come("prod:443")
+    silent, relayed = await half(bed), await bed.served_client("prod:443")
     stop = asyncio.get_running_loop().create_task(bed.daemon.stop(timeout=0.1))
     async with asyncio.timeout(30):
         assert await silent.reader.read() == FAILED

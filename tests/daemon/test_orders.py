@@ -45,14 +45,14 @@ async def crowd(controller: Controller, count: int = 12) -> list[object]:
     return list(await asyncio.gather(*(controller.reload() for _ in range(count)), return_exceptions=True))
 
 
-async def test_a_reload_that_has_not_begun_answers_for_all(tmp_path: Path) -> None:
+async def test_all_orders_share_a_reload_that_has_not_begun(tmp_path: Path) -> None:
     async with controlled(tmp_path) as (daemon, controller):
         results = await crowd(controller)
         assert len(set(map(id, results))) == 1
         assert reloads(daemon, "ok") == 1
 
 
-async def test_a_caller_during_a_reload_gets_the_next_one(tmp_path: Path) -> None:
+async def test_an_order_during_a_reload_gets_the_next_reload(tmp_path: Path) -> None:
     """The file may have changed since the first one read it."""
     async with controlled(tmp_path) as (daemon, controller):
         first = asyncio.get_running_loop().create_task(controller.reload())
@@ -65,7 +65,7 @@ async def test_a_caller_during_a_reload_gets_the_next_one(tmp_path: Path) -> Non
         assert reloads(daemon, "ok") <= 2
 
 
-async def test_a_bad_file_is_everybodys_error(tmp_path: Path) -> None:
+async def test_all_orders_get_the_error_of_a_bad_file(tmp_path: Path) -> None:
     async with controlled(tmp_path) as (daemon, controller):
         daemon.config_path.write_text("version: 1\nnonsense: 1\n")
         assert {type(result) for result in await crowd(controller)} == {ConfigError}
@@ -74,7 +74,7 @@ async def test_a_bad_file_is_everybodys_error(tmp_path: Path) -> None:
         await controller.reload()
 
 
-async def test_a_name_of_the_wrong_kind_is_said_to_be_that(tmp_path: Path) -> None:
+async def test_the_error_says_of_which_kind_a_wrong_name_is(tmp_path: Path) -> None:
     async with controlled(tmp_path) as (_, controller):
         near = {"gateway": "direct", "listen": f"127.0.0.1:{free_port()}", "api_servers": ["127.0.0.1:1"]}
         entries = {"proxy": {"listen": f"127.0.0.1:{free_port()}"}}
@@ -97,8 +97,8 @@ async def test_a_name_of_the_wrong_kind_is_said_to_be_that(tmp_path: Path) -> No
             assert str(caught.value) == says
 
 
-async def test_a_gateway_stands_for_all_that_leads_through_it(tmp_path: Path) -> None:
-    """Unless a cluster has its name."""
+async def test_a_drain_of_a_gateway_drains_all_that_leads_through_it(tmp_path: Path) -> None:
+    """If a cluster has the same name, only the cluster is drained."""
     async with controlled(tmp_path) as (daemon, controller):
         key = ssh_keys.new_key(tmp_path / "key")
         known = tmp_path / "known_hosts"
@@ -125,7 +125,7 @@ async def test_a_gateway_stands_for_all_that_leads_through_it(tmp_path: Path) ->
         assert (await controller.reload()).changed == ("cluster one", "cluster same", "route nodes")
 
 
-async def test_one_that_leaves_takes_nothing_from_the_others(tmp_path: Path) -> None:
+async def test_a_caller_that_leaves_does_not_cancel_the_reload_of_others(tmp_path: Path) -> None:
     async with controlled(tmp_path) as (daemon, controller):
         async with controller._reloading:
             leaving, staying = (asyncio.get_running_loop().create_task(controller.reload()) for _ in range(2))
@@ -169,7 +169,7 @@ async def test_a_reload_that_leaves_no_cluster_warns(tmp_path: Path) -> None:
 
 
 async def test_a_reload_leaves_everything_in_the_order_of_the_file(tmp_path: Path) -> None:
-    """Also sections that it has replaced, or clusters that it has opened again."""
+    """This holds for sections that the reload has replaced, and for clusters that it has opened again."""
     names = ("c", "a", "d", "b")
     ports = {name: free_port() for name in names}
 
@@ -218,7 +218,7 @@ async def test_a_drained_cluster_does_not_bind_its_address(
         assert opened.is_bound, "a reload opens it again"
 
 
-async def test_probes_that_are_asked_for_leave_one_thread_behind_however_many(
+async def test_any_number_of_ordered_probes_leaves_one_hanging_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over = threading.Event()

@@ -67,7 +67,7 @@ def replaced(daemon: Daemon) -> float:
     return sample(daemon, "gateway_reconnects_total", gateway="edge", reason="replaced")
 
 
-async def test_a_key_is_taken_when_it_has_settled(
+async def test_a_changed_key_is_used_once_it_has_stopped_changing(
     sshd: Sshd, tmp_path: Path, certificates: Certificates
 ) -> None:
     async with running(sshd, tmp_path, certificates) as (daemon, renewal, key, _):
@@ -143,7 +143,7 @@ def passed_over(logs: Sequence[Mapping[str, object]]) -> list[str]:
     ]
 
 
-async def test_a_file_that_hangs_is_named_once_and_the_others_are_looked_at(
+async def test_a_file_that_hangs_is_named_once_and_other_files_are_still_scanned(
     sshd: Sshd, tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_scan, "FILES_S", 3.0)
@@ -194,7 +194,7 @@ class DeadDisk:
         self._over.set()
 
 
-async def test_a_reload_does_not_wait_for_a_look_that_hangs(
+async def test_a_reload_does_not_wait_for_a_scan_that_hangs(
     sshd: Sshd, tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The scan's results belong to the old configuration, so they are dropped."""

@@ -135,7 +135,7 @@ async def test_a_new_certificate_is_shown_and_a_bad_one_is_not(tmp_path: Path) -
         assert await one.ask() == ("200 Connection established", second)
 
 
-async def test_users_come_and_go(tmp_path: Path) -> None:
+async def test_a_changed_users_file_takes_effect_and_a_bad_one_does_not(tmp_path: Path) -> None:
     async with bed(tmp_path) as one:
         assert (await one.ask("argo:new"))[0].startswith("407 ")
         one.let_in(argo="new")
@@ -221,7 +221,7 @@ def slow_users(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[asyncio.Event,
         yield begins, ends
 
 
-async def test_no_client_is_accepted_before_the_new_owner_has_read_its_users(
+async def test_no_client_is_accepted_before_a_renamed_entry_has_read_its_users(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks = Tasks("test")
@@ -239,7 +239,7 @@ async def test_no_client_is_accepted_before_the_new_owner_has_read_its_users(
         assert (await one.ask(tls=False))[0] == "200 Connection established"
 
 
-async def test_an_allow_is_not_gone_before_the_login_that_replaces_it_is_there(
+async def test_an_allow_holds_until_the_users_that_replace_it_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks = Tasks("test")

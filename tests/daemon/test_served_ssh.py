@@ -168,7 +168,7 @@ async def test_a_refused_reload_keeps_the_configuration_and_reads_the_keys(tmp_p
         assert not await one.lets_in(one.ops)
 
 
-async def test_files_that_change_are_read_again(tmp_path: Path) -> None:
+async def test_changed_key_files_take_effect_without_a_reload(tmp_path: Path) -> None:
     async with bed(tmp_path) as one:
         goes = await one.login(one.ops)
         one.let_in("ops", one.other)
@@ -248,7 +248,7 @@ async def test_another_host_key_is_shown_to_new_clients(tmp_path: Path) -> None:
         await closed(before)
 
 
-async def test_another_address_cuts_no_connection(tmp_path: Path) -> None:
+async def test_a_changed_address_cuts_no_connection(tmp_path: Path) -> None:
     async with bed(tmp_path) as one:
         before = await one.login(one.ops)
         was, one.port = one.port, free_port()
@@ -267,7 +267,7 @@ async def test_another_address_cuts_no_connection(tmp_path: Path) -> None:
     [{"max_startups": 7}, {"per_source_max_startups": 3}, {"login_timeout": "9s"}, {"sources": []}],
     ids=str,
 )
-async def test_other_settings_cut_no_connection(tmp_path: Path, settings: dict[str, object]) -> None:
+async def test_changed_settings_cut_no_connection(tmp_path: Path, settings: dict[str, object]) -> None:
     async with bed(tmp_path) as one:
         before = await one.login(one.ops)
         one.configure(settings=settings)
@@ -350,7 +350,7 @@ async def test_keys_stay_if_their_files_cannot_be_read_now(
             await closed(conn)
 
 
-async def test_keys_are_not_looked_for_in_the_other_settings_of_a_site(tmp_path: Path) -> None:
+async def test_key_files_are_read_while_a_reload_changes_another_sites_settings(tmp_path: Path) -> None:
     """Files of keys that have changed may be read while a reload changes another site's settings."""
     async with bed(tmp_path) as one:
         conn = await one.login(one.edge)

@@ -64,7 +64,7 @@ async def test_the_first_change_is_sent_at_once_and_later_ones_together(
     line.close()
 
 
-async def test_a_line_that_takes_long_is_seldom(manager: socket.socket) -> None:
+async def test_a_line_that_takes_long_to_make_is_made_seldom(manager: socket.socket) -> None:
     counter = Counter(seconds=30 * SHARE)
     line = StatusLine(counter, pause=0.0)
     await counter.change(line, 1)

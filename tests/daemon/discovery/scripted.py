@@ -87,7 +87,7 @@ def status(code: int, body: bytes = b"") -> Answer:
 
 
 def listed(*pods: dict[str, object], version: str = "100", more: str = "") -> Answer:
-    """One page."""
+    """The answer with one page of pods."""
     body = json.dumps(
         {"metadata": {"resourceVersion": version, "continue": more}, "items": list(pods)}
     ).encode()

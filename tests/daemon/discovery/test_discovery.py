@@ -30,7 +30,7 @@ from tests.daemon.discovery.scripted import (
 )
 from tests.health.scripted import Dialer, Pki, cluster, server_context
 
-TOKEN = "the-token"  # noqa: S105 - nobody's
+TOKEN = "the-token"  # noqa: S105 - protects nothing
 NB = "nb-0.team-a"
 
 

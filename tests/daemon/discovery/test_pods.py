@@ -39,13 +39,13 @@ from tests.daemon.discovery.scripted import bookmark, event, pod
         ),
     ],
 )
-def test_where_a_pod_is(item: dict[str, object], known: Pod) -> None:
+def test_an_event_says_where_a_pod_is(item: dict[str, object], known: Pod) -> None:
     found: Pods = {}
     assert pods.apply(event("ADDED", item), found) == "5"
     assert found == {"nb-0.team-a": known}
 
 
-def test_a_page() -> None:
+def test_a_page_of_pods_is_parsed() -> None:
     items = [pod("nb-0", "10.1.0.7"), pod("nb-1", "10.1.0.8")]
     body = json.dumps({"metadata": {"resourceVersion": "9", "continue": "c"}, "items": items}).encode()
     page = pods.page(body)
@@ -68,7 +68,7 @@ def test_an_expired_version_differs_from_other_errors() -> None:
         pods.apply(event("ERROR", {"kind": "Status", "code": 500, "message": "etcd is away"}), {})
 
 
-def test_there_is_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_pods_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pods, "MAX_PODS", 2)
     found: Pods = {}
     for number in range(2):
@@ -90,7 +90,7 @@ PARTS = st.recursive(
 
 
 @given(PARTS.map(json.dumps).map(str.encode) | st.binary())
-def test_anything_else_is_unusable(data: bytes) -> None:
+def test_any_other_bytes_are_unusable(data: bytes) -> None:
     found: Pods = {}
     with pytest.raises((Unusable, Expired)):
         pods.apply(data, found)
