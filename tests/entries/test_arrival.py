@@ -78,7 +78,7 @@ async def echo() -> AsyncIterator[Endpoint]:
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("size", [5, 300_000], ids=["a few", "more than a buffer"])
-async def test_early_bytes_are_sent_first(echo: Endpoint, size: int) -> None:
+async def test_bytes_that_arrive_with_the_request_are_sent_first(echo: Endpoint, size: int) -> None:
     early = bytes(range(256)) * (size // 256) + b"hello"
     one = cluster(echo)
     reader, writer = await arrives(lambda sock, caller: Spoken(sock, caller, early), one)
@@ -91,7 +91,7 @@ async def test_early_bytes_are_sent_first(echo: Endpoint, size: int) -> None:
     await one.connections.drain(5)
 
 
-async def test_an_entry_says_why_in_its_own_words() -> None:
+async def test_an_entry_tells_the_reason_of_a_refusal_in_its_own_protocol() -> None:
     one = cluster(Endpoint("127.0.0.1", free_port()))
     reader, writer = await arrives(Spoken, one)
     async with asyncio.timeout(30):
@@ -106,7 +106,7 @@ async def test_an_entry_says_why_in_its_own_words() -> None:
         await each.connections.drain(5)
 
 
-async def test_the_client_of_a_listener_is_reset() -> None:
+async def test_a_client_that_a_listener_cannot_serve_is_reset() -> None:
     one = cluster(Endpoint("127.0.0.1", free_port()))
     reader, writer = await arrives(ListenerArrival, one)
     async with asyncio.timeout(30):
@@ -116,7 +116,7 @@ async def test_the_client_of_a_listener_is_reset() -> None:
     await one.connections.drain(5)
 
 
-def test_the_name_of_a_caller() -> None:
+def test_a_caller_is_known_by_each_of_its_names() -> None:
     proved = frozenset({"cert:ci.example.com", "proxy-user:ci"})
     caller = Caller(Endpoint("::1", 40_000), 1002, proved)
     for name in (*proved, caller.identity, "uid:1002", "::1", "[::1]:40000"):

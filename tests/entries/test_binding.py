@@ -15,7 +15,7 @@ NOBODY = 65534
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-async def test_a_port_of_roots_has_a_remedy_of_its_own() -> None:
+async def test_a_port_that_only_root_may_bind_has_a_remedy_of_its_own() -> None:
     os.seteuid(NOBODY)
     try:
         with pytest.raises(ListenError, match=r"listen on 127\.0\.0\.1:1: Permission denied") as caught:

@@ -66,7 +66,7 @@ def test_the_names_of_a_verified_certificate(client: tuple[Issued, Path]) -> Non
     }
 
 
-def test_one_that_was_not_verified_has_no_names(client: tuple[Issued, Path]) -> None:
+def test_a_certificate_that_was_not_verified_has_no_names(client: tuple[Issued, Path]) -> None:
     assert identities_of(shown_to_a_server(*client, verify=ssl.CERT_NONE)) == frozenset()
     assert identities_of(None) == frozenset()
     assert identities_of({}) == frozenset()

@@ -41,7 +41,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
     ],
     ids=str,
 )
-def test_an_address_as_its_socket_says_it(given: Endpoint, bound: Endpoint) -> None:
+def test_an_address_is_compared_as_its_socket_reports_it(given: Endpoint, bound: Endpoint) -> None:
     assert canonical(given) == bound
 
 
@@ -150,7 +150,7 @@ async def test_an_unused_unix_socket_is_closed_and_its_file_removed(
         end_listening(another)
 
 
-async def test_a_unix_socket_without_its_file_is_no_use(manager: socket.socket, tmp_path: Path) -> None:
+async def test_a_unix_socket_without_its_file_is_not_used(manager: socket.socket, tmp_path: Path) -> None:
     address = UnixPath(str(tmp_path / "s"))
     with await bind(address, Place("names")) as sock:
         (tmp_path / "s").rename(tmp_path / "other")

@@ -56,7 +56,7 @@ class Served:
         sock.close()
         self.callers.put_nowait(caller)
 
-    async def meet(self) -> Caller:
+    async def connect_client(self) -> Caller:
         """Connect a client, and wait for it."""
         with socket.socket(socket.AF_UNIX) as client:
             client.setblocking(False)
@@ -79,7 +79,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "s"
 
 
-def look(path: Path) -> str:
+def mode_of(path: Path) -> str:
     return stat.filemode(path.lstat().st_mode)
 
 
@@ -97,16 +97,16 @@ def connected(path: Path) -> int:
         return client.connect_ex(str(path))
 
 
-async def test_clients_have_no_address_and_the_file_goes_with_the_listener(path: Path) -> None:
+async def test_clients_have_no_address_and_the_file_is_removed_with_the_listener(path: Path) -> None:
     served = Served(path, mode="0660", group=str(os.getegid()))
     await served.kept.start()
-    assert look(path) == "srw-rw----"
-    assert await served.meet() == Caller(None)
+    assert mode_of(path) == "srw-rw----"
+    assert await served.connect_client() == Caller(None)
     await served.end()
     assert connected(path) == errno.ENOENT
 
 
-async def test_a_socket_of_a_client_that_has_a_name_itself(path: Path, tmp_path: Path) -> None:
+async def test_a_client_whose_own_socket_has_a_path_has_no_address_either(path: Path, tmp_path: Path) -> None:
     served = Served(path)
     await served.kept.start()
     with socket.socket(socket.AF_UNIX) as client:
@@ -123,28 +123,28 @@ async def test_the_kernel_refuses_clients_only_if_it_can_admit_them_again(path: 
     served.kept.admit_or_refuse(is_hopeless=True, because={})
     assert not served.kept.listener.is_refusing
     served.kept.listener.refuse()
-    await served.meet()
+    await served.connect_client()
     await served.end()
 
 
 async def test_an_inherited_socket_gets_the_configured_mode(path: Path) -> None:
     served = Served(path, inherited=for_all(path), mode="0640")
     await served.kept.start()
-    assert look(path) == "srw-r-----"
-    await served.meet()
+    assert mode_of(path) == "srw-r-----"
+    await served.connect_client()
     await served.end()
 
 
-async def test_a_socket_units_socket_is_left_as_it_is(path: Path) -> None:
+async def test_the_socket_of_a_socket_unit_is_not_changed(path: Path) -> None:
     unit = for_all(path)
     ours = Activated(fileno=os.dup(unit.fileno()))
     served = Served(path, inherited=ours, mode="0600")
     await served.kept.start()
     served.kept.set_permissions(Permissions(0o640))
-    await served.meet()
+    await served.connect_client()
     served.kept.release()
     await served.end()
-    assert look(path) == "srw-rw-rw-"
+    assert mode_of(path) == "srw-rw-rw-"
     assert connected(path) == 0  # the unit starts the service again
     unit.close()
 
@@ -155,8 +155,8 @@ async def test_another_listener_takes_over_and_has_other_permissions(path: Path)
     second = Served(path, listener=first.kept.listener, mode="0666")
     await first.kept.close()
     await second.kept.start()
-    assert look(path) == "srw-rw-rw-"
-    await second.meet()
+    assert mode_of(path) == "srw-rw-rw-"
+    await second.connect_client()
     await second.end()
 
 
@@ -168,11 +168,11 @@ async def test_with_a_missing_group_only_the_owner_can_connect_and_it_is_reporte
         await asyncio.wait_for(served.kept._tasks.wait(), SECONDS)
     assert [entry["event"] for entry in logs] == ["listener failed"]
     assert "there is no group no-such-group" in str(served.kept.error)
-    assert look(path) == "srw-------"
+    assert mode_of(path) == "srw-------"
     served.kept.set_permissions(Permissions(0o660))
     await asyncio.wait_for(served.kept._tasks.wait(), SECONDS)
     assert served.kept.error is None
-    assert look(path) == "srw-rw----"
+    assert mode_of(path) == "srw-rw----"
     await served.end()
 
 
@@ -194,7 +194,7 @@ async def test_the_last_of_several_changes_decides(path: Path, monkeypatch: pyte
     await asyncio.sleep(0)
     released.set()
     await asyncio.wait_for(served.kept._tasks.wait(), SECONDS)
-    assert look(path) == "srw-r-----"
+    assert mode_of(path) == "srw-r-----"
     await served.end()
 
 
@@ -212,7 +212,7 @@ async def test_a_path_that_another_process_has_is_bound_when_it_is_free(
     async with asyncio.timeout(SECONDS):
         while not served.changes:
             await asyncio.sleep(0.01)
-    await served.meet()
+    await served.connect_client()
     assert served.kept.error is None
     await served.end()
     assert connected(path) == errno.ENOENT

@@ -71,7 +71,7 @@ class Stage:
         assert isinstance(arrival, SocketArrival)
         await arrival.start(Echoing(arrival.early))
 
-    async def come(self) -> Connection:
+    async def connect(self) -> Connection:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             connection = await asyncio.open_connection(*listener.getsockname())
             sock, address = listener.accept()
@@ -120,7 +120,7 @@ async def test_bytes_behind_the_request_reach_the_target(
 ) -> None:
     sent = request_bytes + b"early"
     async with stage() as one:
-        reader, writer = connection = await one.come()
+        reader, writer = connection = await one.connect()
         for start in range(0, len(sent), size):
             writer.write(sent[start : start + size])
             await writer.drain()
@@ -136,7 +136,7 @@ async def test_bytes_behind_the_request_reach_the_target(
 async def test_a_refusal_is_read_however_much_the_client_goes_on_sending() -> None:
     async with stage() as one:
         one.refusal = Reason.LINK_DOWN, "gateway edge has no link"
-        connection = await one.come()
+        connection = await one.connect()
         connection[1].write(CONNECT + bytes(200_000))
         status, _, rest = (await whole(connection)).partition(b"\r\n")
         assert status == b"HTTP/1.1 503 kubemux: prod: link_down (gateway edge has no link)"
@@ -147,7 +147,7 @@ async def test_a_refusal_is_read_however_much_the_client_goes_on_sending() -> No
 async def test_a_client_that_sends_a_gigabyte_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "LINGER_S", 60.0)
     async with stage() as one:
-        reader, writer = connection = await one.come()
+        reader, writer = connection = await one.connect()
         with suppress(ConnectionError):
             async with asyncio.timeout(30):
                 while True:
@@ -161,7 +161,7 @@ async def test_a_client_that_sends_a_gigabyte_is_cut_off(monkeypatch: pytest.Mon
 async def test_a_request_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HEAD_S", 0.05)
     async with stage() as one:
-        silent, dripping = await one.come(), await one.come()
+        silent, dripping = await one.connect(), await one.connect()
         dripping[1].write(CONNECT[:20])
         assert await whole(silent) == b""
         assert (await whole(dripping)).startswith(b"HTTP/1.1 408 kubemux: head_timeout (no request within")
@@ -173,7 +173,7 @@ async def test_one_client_too_many_ends_the_oldest_that_has_not_asked(
 ) -> None:
     monkeypatch.setattr(module, "MOST_HEADS", 2)
     async with stage() as one:
-        connections = [await one.come() for _ in range(3)]
+        connections = [await one.connect() for _ in range(3)]
         assert await whole(connections[0]) == b""
         for connection in connections[1:]:
             connection[1].write(CONNECT)
@@ -192,9 +192,9 @@ async def test_one_client_too_many_ends_the_oldest_that_has_not_asked(
     ],
     ids=["CONNECT", "SOCKS5's methods", "SOCKS5's request"],
 )
-async def test_half_a_request_is_answered(sent: bytes, answer: bytes) -> None:
+async def test_an_incomplete_request_is_answered_with_an_error(sent: bytes, answer: bytes) -> None:
     async with stage() as one:
-        connection = await one.come()
+        connection = await one.connect()
         connection[1].write(sent)
         connection[1].write_eof()
         assert (await whole(connection)).startswith(answer)
@@ -212,7 +212,7 @@ async def test_an_error_of_ours_is_answered_and_counted() -> None:
 
     with capture_logs() as logs:
         async with stage(entry_of) as one:
-            connection = await one.come()
+            connection = await one.connect()
             connection[1].write(b"CONNECT prod:443 HTTP/1.1\r\n\r\n")
             assert (await whole(connection)).startswith(b"HTTP/1.1 500 kubemux: ")
             await one.results(Reason.INTERNAL)
@@ -222,7 +222,7 @@ async def test_an_error_of_ours_is_answered_and_counted() -> None:
 async def test_a_client_that_leaves_is_counted() -> None:
     async with stage() as one:
         for _ in range(2):
-            await close(await one.come())
+            await close(await one.connect())
         await one.results(Reason.CLIENT_RESET, Reason.CLIENT_RESET)
         assert (one.record.active, one.arrivals) == (0, [])
 
@@ -237,11 +237,11 @@ async def test_a_password_is_checked_before_anything_is_looked_up() -> None:
     request = b"CONNECT prod:443 HTTP/1.1\r\nProxy-Authorization: Basic %b\r\n\r\n"
     async with stage(entry) as one:
         for wrong in (CONNECT, request % b"Y2k6d3Jvbmc="):
-            connection = await one.come()
+            connection = await one.connect()
             connection[1].write(wrong)
             assert (await whole(connection)).startswith(b"HTTP/1.1 407 kubemux: auth_required")
         assert one.arrivals == []
-        connection = await one.come()
+        connection = await one.connect()
         connection[1].write(request % b"Y2k6c2VjcmV0")
         async with asyncio.timeout(30):
             assert await connection[0].readexactly(len(ACCEPTED)) == ACCEPTED
@@ -252,7 +252,7 @@ async def test_a_password_is_checked_before_anything_is_looked_up() -> None:
 async def test_close_ends_those_that_wait_for_an_answer() -> None:
     async with stage() as one:
         one.entry = ProxyEntry("proxy", one.record, one.arrivals.append)
-        asked, silent = await one.come(), await one.come()
+        asked, silent = await one.connect(), await one.connect()
         asked[1].write(CONNECT)
         async with asyncio.timeout(30):
             while not one.arrivals:
@@ -266,14 +266,16 @@ async def test_close_ends_those_that_wait_for_an_answer() -> None:
 @pytest.mark.both_loops
 async def test_a_client_that_connects_while_the_entry_closes_is_counted() -> None:
     async with stage() as one:
-        connection = await one.come()
+        connection = await one.connect()
         await one.entry.close()  # before the client's task has begun
         with suppress(ConnectionError):
             assert await whole(connection) == b""
         assert (one.record.active, [*one.record.results]) == (0, [Reason.SHUTDOWN])
 
 
-async def test_clients_that_come_in_one_turn_each_end_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_clients_that_come_in_one_turn_of_the_loop_each_replace_an_older_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "MOST_HEADS", 2)
     pairs = [socket.socketpair() for _ in range(5)]
     async with stage() as one:

@@ -49,7 +49,7 @@ def authorities(tmp_path_factory: pytest.TempPathFactory) -> Authorities:
     return Authorities(tmp_path_factory.mktemp("authorities"))
 
 
-async def come(one: Stage, context: ssl.SSLContext) -> Connection:
+async def connect(one: Stage, context: ssl.SSLContext) -> Connection:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         theirs = socket.create_connection(listener.getsockname())
         ours, address = listener.accept()
@@ -64,7 +64,7 @@ async def test_a_certificate_proves_the_clients_identity(authorities: Authoritie
     shown = authorities.clients.issue("ci", dns=("ci.example.com",))
     async with stage() as one:
         one.entry.tls = authorities.context()
-        connection = await come(one, authorities.trusting(shown))
+        connection = await connect(one, authorities.trusting(shown))
         connection[1].write(CONNECT + b"early")
         async with asyncio.timeout(60):
             assert await connection[0].readexactly(len(ACCEPTED) + 5) == ACCEPTED + b"early"
@@ -74,12 +74,12 @@ async def test_a_certificate_proves_the_clients_identity(authorities: Authoritie
         await close(connection)
 
 
-async def test_an_answer_is_read_under_tls(authorities: Authorities) -> None:
+async def test_a_refusal_reaches_the_client_under_tls(authorities: Authorities) -> None:
     shown = authorities.clients.issue("ci", dns=("ci.example.com",))
     async with stage() as one:
         one.entry.tls = authorities.context()
         one.refusal = (Reason.DENIED, "cert:ci.example.com is not in allow")
-        connection = await come(one, authorities.trusting(shown))
+        connection = await connect(one, authorities.trusting(shown))
         connection[1].write(CONNECT + b"x" * 100_000)
         answer = await whole(connection)
         assert answer.startswith(
@@ -124,7 +124,7 @@ async def test_a_failed_handshake_is_logged_and_counted(
         one.entry.tls = authorities.context()
         with capture_logs() as logs:
             with suppress(OSError):
-                connection = await come(one, client(authorities))
+                connection = await connect(one, client(authorities))
                 connection[1].write(CONNECT)  # in TLS 1.3 a client is told after its side of the handshake
                 with suppress(OSError):
                     assert await connection[0].read() == b""
@@ -135,8 +135,8 @@ async def test_a_failed_handshake_is_logged_and_counted(
         assert one.arrivals == []
 
 
-async def test_a_client_that_does_not_trust_the_entry_is_heard(authorities: Authorities) -> None:
-    """It does not use asyncio's client, which closes without an alert."""
+async def test_the_log_says_that_a_client_does_not_trust_the_entry(authorities: Authorities) -> None:
+    """The client is not asyncio's, which closes without an alert."""
 
     def shake_hands(port: int) -> None:
         context = ssl.create_default_context(cafile=authorities.others.ca.cert)
@@ -163,20 +163,20 @@ async def test_a_client_that_does_not_trust_the_entry_is_heard(authorities: Auth
 async def test_a_client_without_tls_gets_the_reason_in_plain_text(authorities: Authorities) -> None:
     async with stage() as one:
         one.entry.tls = authorities.context()
-        connection = await one.come()
+        connection = await one.connect()
         connection[1].write(CONNECT)
         told = await whole(connection)
         assert told.startswith(f"HTTP/1.1 400 kubemux: bad_request ({NEEDS_TLS})\r\n".encode())
-        connection = await one.come()
+        connection = await one.connect()
         connection[1].write(b"\x05\x01\x00")
         assert (await whole(connection))[:1] == b"\x05"
         await one.results(Reason.BAD_REQUEST, Reason.BAD_REQUEST)
 
 
-async def test_tls_to_a_server_without_tls(authorities: Authorities) -> None:
+async def test_a_tls_client_of_an_entry_without_tls_is_refused(authorities: Authorities) -> None:
     async with stage() as one:
         with pytest.raises(ssl.SSLError):
-            await come(one, authorities.trusting(None))
+            await connect(one, authorities.trusting(None))
         await one.results(Reason.BAD_REQUEST)
 
 
@@ -187,7 +187,7 @@ async def test_a_handshake_has_a_deadline(
     monkeypatch.setattr("proxy.entries.proxy.HEAD_S", 0.05)
     async with stage() as one:
         one.entry.tls = authorities.context()
-        connection = await one.come()
+        connection = await one.connect()
         connection[1].write(sent)
         assert await whole(connection) == b""
         await one.results(Reason.HEAD_TIMEOUT)
@@ -201,10 +201,10 @@ async def test_a_certificate_and_a_password_are_both_needed(authorities: Authori
     async with stage() as one:
         one.entry.tls = authorities.context()
         one.entry.check_login = check
-        connection = await come(one, authorities.trusting(shown))
+        connection = await connect(one, authorities.trusting(shown))
         connection[1].write(CONNECT)
         assert (await whole(connection)).startswith(b"HTTP/1.1 407 ")
-        connection = await come(one, authorities.trusting(shown))
+        connection = await connect(one, authorities.trusting(shown))
         connection[1].write(b"CONNECT prod:443 HTTP/1.1\r\nProxy-Authorization: Basic Y2k6c2VjcmV0\r\n\r\n")
         async with asyncio.timeout(60):
             assert await connection[0].readexactly(len(ACCEPTED)) == ACCEPTED
@@ -212,14 +212,14 @@ async def test_a_certificate_and_a_password_are_both_needed(authorities: Authori
         await close(connection)
 
 
-async def test_a_check_that_has_no_time_is_no_wrong_password() -> None:
+async def test_a_password_that_cannot_be_checked_now_is_not_called_wrong() -> None:
     async def check(credentials: Credentials) -> bool:
         del credentials
         raise Busy("too many other passwords wait to be checked")
 
     async with stage() as one:
         one.entry.check_login = check
-        connection = await one.come()
+        connection = await one.connect()
         connection[1].write(b"CONNECT prod:443 HTTP/1.1\r\nProxy-Authorization: Basic Y2k6c2VjcmV0\r\n\r\n")
         assert (await whole(connection)).startswith(b"HTTP/1.1 503 kubemux: limit (too many other passwords")
         await one.results(Reason.LIMIT)
@@ -233,7 +233,7 @@ async def test_a_denied_caller_learns_no_names_and_the_log_has_the_request() -> 
         return ProxyEntry("proxy", one.record, one.on_arrival, check_caller=check)
 
     async with stage(entry) as one:
-        connection = await one.come()
+        connection = await one.connect()
         connection[1].write(CONNECT)
         with capture_logs() as logs:
             answer = await whole(connection)
@@ -248,7 +248,7 @@ async def test_a_denied_caller_learns_no_names_and_the_log_has_the_request() -> 
 async def test_an_entry_with_unreadable_files_refuses_every_client() -> None:
     async with stage() as one:
         one.entry.closed_because = "its certificate cannot be read"
-        connection = await one.come()
+        connection = await one.connect()
         with suppress(ConnectionError):
             assert await connection[0].read() == b""
         await close(connection)

@@ -217,7 +217,7 @@ def test_a_target_that_the_options_allow_is_passed_on(host: str, port: int) -> N
     assert len(door.arrivals) == 1
 
 
-def test_a_site_needs_an_allow_and_does_not_learn_which_names_there_are() -> None:
+def test_a_site_needs_an_allow_and_does_not_learn_which_names_exist() -> None:
     door = Door()
     request = door.ask("prod-eu", 443, kind="site", name="factory-7")
     (arrival,) = door.arrivals

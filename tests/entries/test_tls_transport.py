@@ -128,7 +128,7 @@ async def pair(
     theirs.close()
 
 
-async def test_both_directions_at_once_byte_by_byte(pair: Pair) -> None:
+async def test_bytes_arrive_in_both_directions_at_once_even_one_by_one(pair: Pair) -> None:
     up, down = pattern(20_000_000), pattern(20_000_000)[::-1]
     async with asyncio.timeout(120), asyncio.TaskGroup() as group:
         group.create_task(pair.client.send(up))
@@ -168,7 +168,7 @@ async def test_the_cluster_ends_its_side_and_still_gets_the_clients_bytes(pair: 
     await pair.taking.until(lambda: pair.taking.has_ended)
 
 
-async def test_an_end_loses_nothing_that_has_come_and_is_not_taken_yet(pair: Pair) -> None:
+async def test_an_end_of_our_side_loses_no_received_bytes_that_are_unread(pair: Pair) -> None:
     """Our close_notify waits until the protocol has read everything: OpenSSL would otherwise drop received
     bytes while it looks for the client's close_notify.
     """
@@ -221,7 +221,7 @@ async def test_a_paused_protocol_gets_nothing_and_later_everything(pair: Pair) -
     await pair.taking.until(lambda: pair.taking.came == b"before" + b"more" * 3)
 
 
-async def test_a_connection_that_is_cut_has_not_ended_in_order(pair: Pair) -> None:
+async def test_a_connection_that_is_cut_is_lost_and_has_no_end_of_file(pair: Pair) -> None:
     await pair.client.send(b"half of it")
     await pair.taking.until(lambda: bool(pair.taking.came))
     pair.client.sock.close()
@@ -231,7 +231,7 @@ async def test_a_connection_that_is_cut_has_not_ended_in_order(pair: Pair) -> No
 
 
 @pytest.mark.parametrize("after_the_end", [False, True], ids=["before", "after"])
-async def test_bytes_that_are_no_tls(pair: Pair, after_the_end: bool) -> None:
+async def test_bytes_that_are_no_tls_end_the_connection(pair: Pair, after_the_end: bool) -> None:
     if after_the_end:
         await pair.client.end()
         await pair.taking.until(lambda: pair.taking.has_ended)
@@ -259,7 +259,9 @@ async def test_a_client_without_tls_can_be_answered(context: ssl.SSLContext) -> 
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x16", b"\x16\x03\x01"], ids=["nothing", "a byte", "a start"])
-async def test_a_client_that_goes_during_the_handshake(context: ssl.SSLContext, sent: bytes) -> None:
+async def test_a_client_that_leaves_during_the_handshake_is_an_error(
+    context: ssl.SSLContext, sent: bytes
+) -> None:
     theirs, ours = sockets()
     theirs.setblocking(True)
     theirs.sendall(sent)

@@ -40,7 +40,7 @@ def close(sock: socket.socket) -> None:
     sock.close()
 
 
-def look(path: Path) -> tuple[str, int]:
+def mode_and_group(path: Path) -> tuple[str, int]:
     status = path.lstat()
     return stat.filemode(status.st_mode), status.st_gid
 
@@ -70,7 +70,7 @@ def test_no_client_can_use_it_before_its_mode_and_group_are_set(
     monkeypatch.setattr(os, "chown", spying("chown", os.chown))
     monkeypatch.setattr(Path, "chmod", spying("chmod", Path.chmod))
     sock = bind(path, mode=0o660, gid=OTHER)
-    assert look(path) == ("srw-rw----", OTHER)
+    assert mode_and_group(path) == ("srw-rw----", OTHER)
     assert connected(path) == 0
     close(sock)
     assert [name for name, *_ in seen] == ["set_access", "chmod", "chown", "chmod"]
@@ -81,18 +81,18 @@ def test_no_client_can_use_it_before_its_mode_and_group_are_set(
 @pytest.mark.parametrize(("mode", "shown"), [(0o600, "srw-------"), (0o666, "srw-rw-rw-")])
 def test_the_mode_is_the_one_that_was_asked_for(path: Path, mode: int, shown: str) -> None:
     sock = bind(path, mode=mode)
-    assert look(path) == (shown, os.getegid())
+    assert mode_and_group(path) == (shown, os.getegid())
     close(sock)
 
 
 @as_root
-def test_in_a_folder_that_gives_its_group_the_file_has_that(tmp_path: Path) -> None:
+def test_in_a_setgid_folder_the_file_has_the_group_of_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "of a group"
     folder.mkdir()
     os.chown(folder, -1, OTHER)
     folder.chmod(0o2750)
     sock = bind(folder / "s", mode=0o660)
-    assert look(folder / "s") == ("srw-rw----", OTHER)
+    assert mode_and_group(folder / "s") == ("srw-rw----", OTHER)
     close(sock)
 
 
@@ -112,12 +112,14 @@ def test_a_group_that_cannot_be_given_has_a_remedy_and_leaves_nothing(
 
 
 @as_root
-def test_another_access_later_is_never_wider_than_either(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_of_access_is_never_wider_than_the_old_or_the_new_access(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sock = bind(path, mode=0o660, gid=OTHER)
     unix_socket.set_access(path, "listen", mode=0o600, gid=None)
-    assert look(path) == ("srw-------", os.getegid())
+    assert mode_and_group(path) == ("srw-------", os.getegid())
     unix_socket.set_access(path, "listen", mode=0o660, gid=OTHER)
-    assert look(path) == ("srw-rw----", OTHER)
+    assert mode_and_group(path) == ("srw-rw----", OTHER)
 
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
@@ -126,11 +128,11 @@ def test_another_access_later_is_never_wider_than_either(path: Path, monkeypatch
         patch.setattr(os, "chown", refuse)
         with pytest.raises(ListenError):
             unix_socket.set_access(path, "listen", mode=0o660, gid=OTHER + 1)
-    assert look(path) == ("srw-------", OTHER)
+    assert mode_and_group(path) == ("srw-------", OTHER)
     close(sock)
 
 
-def test_no_link_is_followed(path: Path, tmp_path: Path) -> None:
+def test_no_symbolic_link_is_followed(path: Path, tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("")
     precious.chmod(0o600)
@@ -154,7 +156,7 @@ def test_a_stale_socket_is_replaced(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     sock = bind(path)
-    assert look(path) == ("srw-------", os.getegid())
+    assert mode_and_group(path) == ("srw-------", os.getegid())
     assert connected(path) == 0
     close(sock)
     assert not path.exists()
@@ -186,7 +188,7 @@ def test_a_missing_folder_is_named_with_its_remedy(tmp_path: Path) -> None:
     assert caught.value.hint == "create its folder, or another"
 
 
-def test_a_path_that_is_too_long_for_the_kernel(tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_for_the_kernel_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ListenError, match="too long") as caught:
         bind(tmp_path / ("x" * 108))
     assert "another path" in caught.value.hint

@@ -78,7 +78,7 @@ async def users(path: Path, checks: Bcrypt) -> AsyncIterator[Users]:
     await users.close()
 
 
-async def test_the_right_password_and_no_other(users: Users) -> None:
+async def test_only_the_right_password_is_accepted(users: Users) -> None:
     assert await users.is_right("ci", b"of ci")
     assert await users.is_right("argo", b"of argo")
     for user, password in (("ci", b"of argo"), ("ci", b""), ("CI", b"of ci"), ("", b""), ("\udcff", b"\xff")):
@@ -113,7 +113,7 @@ async def test_an_unknown_user_costs_the_same_check_each_time(users: Users, chec
     assert len(checks.asked) == 64
 
 
-async def test_only_the_bytes_that_bcrypt_uses_count(path: Path, checks: Bcrypt) -> None:
+async def test_only_the_bytes_of_a_password_that_bcrypt_uses_are_compared(path: Path, checks: Bcrypt) -> None:
     """htpasswd(1) hashes the first 72 bytes; the bcrypt package refuses a longer password."""
     write(path, f"ci:{hashed('x' * 72)}\n")
     users = Users(path)
@@ -160,7 +160,7 @@ async def test_a_flood_of_guesses_waits_and_known_users_are_served(users: Users,
     assert await users.is_right("ci", b"of ci")
 
 
-async def test_a_check_that_comes_too_late_is_no_wrong_password(
+async def test_a_check_that_takes_too_long_is_no_wrong_password(
     users: Users, checks: Bcrypt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CHECK_S", 0.05)
@@ -225,10 +225,9 @@ def spoil(path: Path) -> None:
         (spoil, "line 2 has no bcrypt hash for 'argo'", "htpasswd -B -C 12 "),
     ],
 )
-async def test_a_file_that_cannot_be_used(
+async def test_a_file_that_cannot_be_used_is_refused_and_the_users_stay(
     users: Users, path: Path, break_it: Callable[[Path], None], said: str, hint: str
 ) -> None:
-    """It is refused; the users from before stay."""
     break_it(path)
     with pytest.raises(Unusable, match=said) as caught:
         await Users(path).load()

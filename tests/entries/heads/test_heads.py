@@ -20,7 +20,7 @@ RECORDED += [b"".join(messages) for messages, _ in test_socks5.RECORDED.values()
 
 
 @given(st.sampled_from(RECORDED), st.binary(max_size=40), st.lists(st.integers(0, 200), max_size=8))
-def test_any_split_of_a_head_gives_the_same(head: bytes, early: bytes, cuts: list[int]) -> None:
+def test_any_split_of_a_head_gives_the_same_result(head: bytes, early: bytes, cuts: list[int]) -> None:
     data = head + early
     *said, end = heads.told([data], needs_user=False)
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
@@ -77,11 +77,11 @@ def test_every_reason_of_a_refusal_has_codes() -> None:
         ("connect_timeout", 504, 6, 2),
     ],
 )
-def test_the_codes_are_a_contract(reason: str, status: int, reply: int, failure: int) -> None:
+def test_the_codes_of_the_reasons_never_change(reason: str, status: int, reply: int, failure: int) -> None:
     assert answers.codes(Reason(reason)) == (status, reply, failure)
 
 
-def test_the_page_has_every_exit_code() -> None:
+def test_the_codes_on_the_page_are_right() -> None:
     told = [row[1:] for row in pages.rows("docs/entries.md", "what is wrong")]
     assert told
     for reason, status, reply in told:

@@ -63,7 +63,7 @@ def rejected(data: bytes, *, needs_user: bool = False) -> Rejected:
 
 @pytest.mark.parametrize("early", [b"", b"SSH-2.0-x\r\n", b"\r\n\r\n", bytes(70_000)])
 @pytest.mark.parametrize("client", RECORDED)
-def test_requests_of_clients(client: str, early: bytes) -> None:
+def test_recorded_requests_of_clients_are_parsed(client: str, early: bytes) -> None:
     head, asked = RECORDED[client]
     assert fed(head + early) == Asked(asked, early)
     assert fed(head, piece=1) == Asked(asked, b"")
@@ -71,11 +71,11 @@ def test_requests_of_clients(client: str, early: bytes) -> None:
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 @pytest.mark.parametrize("fields", [(), (b"Host: elsewhere:1",), (b"Host:",), (b"Content-Length: 0",)])
-def test_with_and_without_host(fields: tuple[bytes, ...], version: bytes) -> None:
+def test_the_host_field_is_neither_needed_nor_used(fields: tuple[bytes, ...], version: bytes) -> None:
     assert fed(connect(b"node-a:22", *fields, version=version)) == Asked(NODE, b"")
 
 
-def test_typed_by_hand() -> None:
+def test_a_line_may_end_with_a_bare_lf() -> None:
     """A bare LF ends a line (RFC 9112 2.2)."""
     assert fed(b"CONNECT node-a:22 HTTP/1.0\n\nearly") == Asked(NODE, b"early")
     assert fed(b"CONNECT node-a:22 HTTP/1.0\nHost: x\n\r\nearly") == Asked(NODE, b"early")
@@ -162,7 +162,7 @@ def test_a_target_that_is_no_host_and_port_is_a_bad_request(asked: bytes) -> Non
         b"Transfer-Encoding: chunked",
     ],
 )
-def test_fields_that_are_broken_or_ambiguous(field: bytes) -> None:
+def test_fields_that_are_broken_or_ambiguous_are_refused(field: bytes) -> None:
     assert rejected(connect(b"node-a:22", field)).reason is Reason.BAD_REQUEST
 
 
@@ -226,7 +226,7 @@ def padded(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("piece", [1, 1000, MOST, 1 << 20])
-def test_the_longest_head(piece: int) -> None:
+def test_a_head_above_the_longest_is_refused(piece: int) -> None:
     assert fed(padded(MOST), piece=piece) == Asked(NODE, b"")
     for longer in (padded(MOST + 1), b"CONNECT " + b"x" * MOST, b"x" * (MOST + 1), padded(1 << 20)):
         step = fed(longer, piece=piece)
@@ -252,7 +252,7 @@ def basic(given: bytes) -> bytes:
         (basic("jürgen:größe".encode()), "jürgen", "größe"),
     ],
 )
-def test_a_user_is_asked_about_before_the_answer(field: bytes, user: str, password: str) -> None:
+def test_a_login_is_checked_before_the_answer(field: bytes, user: str, password: str) -> None:
     for is_known in (True, False):
         head = HttpConnect(needs_user=True)
         assert head.feed(connect(b"node-a:22", field) + b"early") == Login(Credentials(user, password))
@@ -299,7 +299,7 @@ def test_a_password_is_not_shown() -> None:
 # ---------------------------------------------------------------------------------------------- answers
 
 
-def test_the_answers_byte_for_byte() -> None:
+def test_the_answers_have_exactly_these_bytes() -> None:
     head = HttpConnect(needs_user=False)
     assert head.accepted() == b"HTTP/1.1 200 Connection established\r\n\r\n"
     assert head.refused(Reason.DENIED, "uid 1002 is not in allow", subject="prod-eu") == (

@@ -54,7 +54,7 @@ def rejected(data: bytes, *, needs_user: bool = False) -> Rejected:
 
 
 @pytest.mark.parametrize("client", RECORDED)
-def test_requests_of_clients(client: str) -> None:
+def test_recorded_messages_of_clients_are_parsed(client: str) -> None:
     (methods, request), asked = RECORDED[client]
     whole = methods + request
     assert steps(whole + b"early") == [NO_LOGIN, Asked(asked, b"early")]
@@ -84,7 +84,9 @@ def test_a_message_is_answered_before_the_next_one_comes(client: str) -> None:
         (b"\x00\x01", True, Reason.AUTH_REQUIRED),
     ],
 )
-def test_no_method_fits(methods: bytes, reason: Reason, *, needs_user: bool) -> None:
+def test_a_client_without_an_acceptable_method_is_refused(
+    methods: bytes, reason: Reason, *, needs_user: bool
+) -> None:
     no = rejected(bytes((5, len(methods))) + methods, needs_user=needs_user)
     assert (no.reason, no.answer) == (reason, b"\x05\xff")
 
@@ -94,12 +96,12 @@ def login(user: bytes, password: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(("user", "password"), [("u" * 255, "p" * 255), ("ü", "ö"), ("u", ""), ("u:v", ":")])
-def test_a_login(user: str, password: str) -> None:
+def test_a_login_is_parsed(user: str, password: str) -> None:
     sent = b"\x05\x01\x02" + login(user.encode()[:255], password.encode()[:255]) + NODE
     assert Login(Credentials(user, password)) in steps(sent, needs_user=True, piece=1)
 
 
-def test_a_wrong_password() -> None:
+def test_a_wrong_password_is_refused() -> None:
     head = begin(5, needs_user=True)
     assert head.feed(b"\x05\x01\x02") == PASSWORD
     assert head.feed(LOGIN) == USER
@@ -118,7 +120,7 @@ def test_a_wrong_password() -> None:
         (login(b"u", b"\xff"), Reason.AUTH_REQUIRED),
     ],
 )
-def test_a_malformed_login(message: bytes, reason: Reason) -> None:
+def test_a_malformed_login_is_refused(message: bytes, reason: Reason) -> None:
     no = rejected(b"\x05\x01\x02" + message, needs_user=True)
     assert (no.reason, no.answer) == (reason, b"\x01\x01")
 
@@ -143,7 +145,7 @@ def name(text: bytes) -> bytes:
         (b"\x05\x01\xff" + request(3, name(b"node-a"))[3:], Endpoint("node-a", 22)),
     ],
 )
-def test_valid_targets(message: bytes, asked: Endpoint) -> None:
+def test_valid_targets_are_parsed(message: bytes, asked: Endpoint) -> None:
     assert steps(b"\x05\x01\x00" + message)[-1] == Asked(asked, b"")
 
 
@@ -174,7 +176,7 @@ def test_valid_targets(message: bytes, asked: Endpoint) -> None:
         (b"CONNECT node-a:22 HTTP/1.1\r\n\r\n", Reason.BAD_REQUEST, 1),
     ],
 )
-def test_invalid_targets(message: bytes, reason: Reason, reply: int) -> None:
+def test_invalid_targets_are_refused(message: bytes, reason: Reason, reply: int) -> None:
     no = rejected(b"\x05\x01\x00" + message)
     assert (no.reason, no.answer) == (reason, b"\x05" + bytes((reply,)) + b"\x00\x01" + bytes(6))
     assert no.message.isprintable()
@@ -183,7 +185,7 @@ def test_invalid_targets(message: bytes, reason: Reason, reply: int) -> None:
 @pytest.mark.parametrize(
     "sent", [b"\x04\x01\x00\x16\x7f\x00\x00\x01\x00", b"\x04\x01\x19\x2b\0\0\0\x01\0prod-eu\0"]
 )
-def test_socks4_gets_its_own_no(sent: bytes) -> None:
+def test_socks4_is_refused_by_a_reply_of_its_own(sent: bytes) -> None:
     no = rejected(sent)
     assert (no.reason, no.answer) == (Reason.UNSUPPORTED, b"\x00\x5b" + bytes(6))
 
