@@ -148,7 +148,7 @@ class Bed:
 
     @property
     def site(self) -> SiteEdge:
-        """What that gateway is in all other rows."""
+        """The gateway that has the fault, in rows in which it is a site."""
         assert isinstance(self._edge, SiteEdge), f"row {self.row.name} wants is_site"
         return self._edge
 
@@ -185,7 +185,7 @@ class Bed:
         return Port(self.ports[name]) if self.row.by is By.PORT else self.entry(name)
 
     def entry(self, name: str) -> Entry:
-        """The same, of rows whose clients ask by name."""
+        """The entry where clients ask for a cluster, or its node, by name."""
         if self.row.by is By.EGRESS:
             return Egress(self._egress, f"node-{name}")
         return Proxy(self.ports["entry"], name)

@@ -1,4 +1,4 @@
-"""How clients come: to a cluster's port, or by name, as clients of a proxy and kube-apiserver do."""
+"""How clients connect: to a cluster's port, or by name, as clients of a proxy and kube-apiserver do."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Unread(Exception):
 
 
 class Port:
-    """A cluster's own."""
+    """A cluster's own port."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -37,11 +37,11 @@ class Port:
 
 
 class Entry(ABC):
-    """One that is asked by CONNECT."""
+    """An entry that clients ask by CONNECT."""
 
     @abstractmethod
     async def ask(self) -> Streams:
-        """Ask; there is no answer yet."""
+        """Send the request, and do not wait for the answer."""
 
     async def accepted(self, reader: asyncio.StreamReader) -> None:
         """Wait for the answer. Raises Answered if it is a refusal, Unread, OSError, EOFError."""
@@ -61,7 +61,7 @@ class Entry(ABC):
         raise Answered(line)
 
     async def connect(self, context: ssl.SSLContext) -> Streams:
-        """As `Port.connect`, and Answered and Unread."""
+        """Raises the same as `Port.connect`, and Answered and Unread."""
         reader, writer = await self.ask()
         try:
             await self.accepted(reader)

@@ -50,7 +50,7 @@ class By(StrEnum):
 
     @property
     def counts(self) -> tuple[str, str, str]:
-        """The metrics that count them, when they have ended and before, and the label with their name."""
+        """The metrics of their ended and of their open connections, and the label with the cluster's name."""
         if self is By.EGRESS:
             return "route_connections_total", "entry_connections_active", "route"
         return "connections_total", "connections_active", "cluster"

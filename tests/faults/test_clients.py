@@ -138,5 +138,5 @@ async def test_row(proven: Callable[[], Awaitable[None]]) -> None:
     await proven()
 
 
-def test_the_storms_fit_into_the_descriptors() -> None:
+def test_the_limit_of_descriptors_is_high_enough_for_the_rows() -> None:
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 4_000

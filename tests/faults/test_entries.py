@@ -28,7 +28,9 @@ SOME: Final = 10
 
 
 async def asked(bed: Bed) -> list[Streams]:
-    """Some clients whose connections the server has, and who have no answer: the network keeps it back."""
+    """Clients that wait for an answer: the server has their connections, but the network holds the answers
+    back.
+    """
     bed.path.stall(Direction.TO_CLIENT)
     before = bed.source.accepted
     clients = [await bed.entry("plain").ask() for _ in range(SOME)]
@@ -38,9 +40,9 @@ async def asked(bed: Bed) -> list[Streams]:
 
 
 async def are_served(bed: Bed, clients: list[Streams]) -> list[bool]:
-    """Whether each is. If not, it was told why, or its connection ended.
+    """Whether each client is served. One that is not got the reason, or its connection ended.
 
-    Raises TimeoutError if one waits.
+    Raises TimeoutError if a client still waits.
     """
     return await asyncio.gather(*(is_served(bed, *client) for client in clients))
 
@@ -58,14 +60,14 @@ async def is_served(bed: Bed, reader: asyncio.StreamReader, writer: asyncio.Stre
 
 
 async def lose_before_and_during(bed: Bed) -> None:
-    """First the link is lost before those who wait have an answer, then while it comes.
+    """Lose the link before waiting clients have an answer, and again while answers arrive.
 
-    The load's clients have theirs, and lose their connections.
+    The load's clients have their answers already, and lose their connections.
     """
     clients = await asked(bed)
     await reset(bed)
     bed.path.resume()
-    assert all(await are_served(bed, clients)), "they are led over the next link"
+    assert all(await are_served(bed, clients)), "the next link carries their connections"
     clients = await asked(bed)
     carried = bed.path.carried[Direction.TO_CLIENT]
     bed.path.resume()

@@ -97,7 +97,7 @@ async def test_a_load_is_unbroken_until_something_happens(certificates: Certific
 
 
 @pytest.mark.gcc
-def test_the_shim_turns_clocks_and_names_and_blocks(tmp_path: Path) -> None:
+def test_the_shim_changes_the_clock_and_a_name_and_blocks(tmp_path: Path) -> None:
     shim = Shim(tmp_path)
     shim.resolve("127.0.0.3")
     shim.turn_clock(-3600)

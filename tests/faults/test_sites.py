@@ -62,7 +62,7 @@ async def login_refused(bed: Bed) -> dict[str, object]:
     return bed.daemon.events("login refused")[0]
 
 
-async def take_key(bed: Bed) -> None:
+async def remove_key(bed: Bed) -> None:
     """Remove the site's key from its file, and reload. The site's next logins are refused with a message."""
     bed.site.authorize("nobody")
     await bed.reload()
@@ -77,7 +77,7 @@ async def take_key(bed: Bed) -> None:
     assert (refused["reason"], refused["user"]) == ("unknown_key", NAME)
 
 
-async def give_key(bed: Bed) -> None:
+async def restore_key(bed: Bed) -> None:
     bed.site.authorize(NAME)
     await bed.reload()
     await asyncio.to_thread(bed.site.start)
@@ -117,7 +117,7 @@ async def take_over(bed: Bed) -> None:
     assert not bed.daemon.events("link lost")
 
 
-async def bury(bed: Bed) -> None:
+async def end_frozen_ssh(bed: Bed) -> None:
     """End the frozen ssh. The newer ssh stays."""
     await asyncio.to_thread(bed.site.stop_oldest)
 
@@ -177,8 +177,8 @@ ROWS = (
     Row(
         name="site: its key is taken away by a reload, and it dials again",
         is_site=True,
-        breaks=take_key,
-        mends=give_key,
+        breaks=remove_key,
+        mends=restore_key,
         clients=RESET,
         may_see=REFUSED,
         gateway="key_removed",
@@ -191,7 +191,7 @@ ROWS = (
         name="site: it dials again while its first connection is silent",
         is_site=True,
         breaks=take_over,
-        mends=bury,
+        mends=end_frozen_ssh,
         clients=RESET,
         results=SILENT,
         edge={"keepalive": {"interval": "2s", "max_missed": 2}},

@@ -213,10 +213,10 @@ class Soak:
     async def sample(self) -> None:
         """Measure the daemon every second."""
         while True:
-            self.samples.append(await asyncio.to_thread(self._look, self.seconds))
+            self.samples.append(await asyncio.to_thread(self._measure, self.seconds))
             await asyncio.sleep(SAMPLE_S)
 
-    def _look(self, seconds: float) -> Sample:
+    def _measure(self, seconds: float) -> Sample:
         daemon = self._bed.daemon
         folder = Path(f"/proc/{daemon.pid}")
         rss = next(
@@ -290,7 +290,7 @@ def test_unexplained_log_entries_are_found() -> None:
     assert unexplained([fine, *odd]) == odd
 
 
-def test_growth_is_against_minute_two() -> None:
+def test_growth_is_measured_from_minute_two_on() -> None:
     samples = [
         Sample(seconds=float(second), rss=100 + (second > 200) * 10, descriptors=1, tasks=1)
         for second in range(301)
