@@ -292,7 +292,7 @@ class Scenario:
             client = self._latest[channel.number] = Client(channel, self._gateway, [None])
             self._clients.append(client)
 
-    # ----------------------------------------------------------------------------------------------- the laws
+    # ---------------------------------------------------------------------------------------------- the rules
 
     def _check(self) -> None:
         assert len(self._errors) <= (not self._gateway.is_honest), self._errors

@@ -46,15 +46,15 @@ CORPUS = sorted((ROOT / "tests" / "fuzz" / "corpus").glob("*/*"))
 @pytest.mark.parametrize("target", TARGETS)
 @settings(deadline=None, max_examples=200)
 @given(data=st.binary(max_size=1500))
-def test_any_input_keeps_the_laws(target: str, data: bytes) -> None:
+def test_any_input_keeps_the_rules(target: str, data: bytes) -> None:
     TARGETS[target](data)
 
 
-def test_inputs_that_once_broke_a_target() -> None:
+def test_inputs_that_once_broke_a_rule_keep_the_rules() -> None:
     run_all(FINDINGS)
 
 
-def test_the_corpus() -> None:
+def test_the_inputs_of_the_corpus_keep_the_rules() -> None:
     """Each of these inputs reaches code that those before it do not."""
     assert any(learnt.read_bytes()[:1] >= link.TAKEOVER for learnt in CORPUS if learnt.parent.name == "link")
     run_all(CORPUS)
@@ -127,12 +127,12 @@ def test_takeovers_reach_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen.keys() == {"over", "answered", "quiet", "with bytes", "with none"}
 
 
-@pytest.mark.parametrize("law", ["what has come is lost", "a turn has no end"])
-def test_a_law_of_floods_and_takeovers_that_is_broken_is_noticed(
-    law: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("rule", ["received bytes are lost", "a turn has no limit"])
+def test_the_targets_notice_a_broken_rule_of_floods_and_takeovers(
+    rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin = Handover.begin
-    if law == "a turn has no end":
+    if rule == "a turn has no limit":
         monkeypatch.setattr(incoming, "TURN", 1 << 20)
     else:
         monkeypatch.setattr(Handover, "begin", lambda self: begin(self)._replace(received=b""))
@@ -146,8 +146,8 @@ def run_scripts(count: int) -> None:
 
 
 def test_tls_scripts_cover_the_intended_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections that nobody breaks, with both versions, both kinds of protocol, an end from each side and
-    bytes each way; and others.
+    """There are broken connections; and unbroken ones with both versions, both kinds of protocol, an end from
+    each side, and bytes in both directions.
     """
     seen = set[str]()
     check = tls.Script._check
@@ -174,11 +174,13 @@ def test_tls_scripts_cover_the_intended_cases(monkeypatch: pytest.MonkeyPatch) -
     assert seen >= {"honest", "broken"} | ways
 
 
-@pytest.mark.parametrize("law", ["an end loses bytes", "a paused relay gets bytes", "an end is told twice"])
-def test_a_law_of_tls_that_is_broken_is_noticed(law: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if law == "an end loses bytes":
+@pytest.mark.parametrize(
+    "rule", ["an end loses bytes", "a paused relay gets bytes", "an end is reported twice"]
+)
+def test_the_target_tls_notices_a_broken_rule(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if rule == "an end loses bytes":
         monkeypatch.setattr(TlsTransport, "_notify_if_drained", TlsTransport._notify)
-    elif law == "a paused relay gets bytes":
+    elif rule == "a paused relay gets bytes":
         monkeypatch.setattr(TlsTransport, "pause_reading", lambda self: self._socket.pause_reading())
     else:
         monkeypatch.setattr(
@@ -215,7 +217,7 @@ def run_all(inputs: list[Path]) -> None:
         TARGETS[one.parent.name](one.read_bytes())
 
 
-def test_a_law_that_is_broken_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_targets_notice_broken_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     """The targets notice a parser that raises ValueError, an end that is reported twice, and an
     extra byte.
     """
@@ -240,7 +242,7 @@ def test_an_error_in_a_callback_is_kept() -> None:
     assert len(loop.unhandled) == 1
 
 
-def test_choices_run_out_quietly() -> None:
+def test_choices_after_the_last_byte_are_zero() -> None:
     choices = Choices(b"\x07")
     assert choices.below(4) == 3
     assert choices.is_over

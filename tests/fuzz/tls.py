@@ -1,9 +1,13 @@
-"""A client of an entry that speaks TLS, or nearly, and a relay above the transport that does as it pleases.
+"""A client of an entry that speaks TLS, correctly or not, and a relay above the transport that reads, writes
+and pauses at any moment.
 
-The fuzzer's bytes are a script. Whatever it is, nothing is raised but to the handshake, the relay gets what
-the client has sent and never a byte that it has not, nothing while it is paused or after the client's end,
-and it is told of the loss once. As long as nobody breaks the connection, all bytes arrive in both directions,
-and so does each end.
+The fuzzer's bytes are a script. For every script:
+
+* no error is raised, except to the one who waits for the handshake;
+* the relay gets only bytes that the client has sent, and none while it is paused or after the client's end;
+* the relay gets `connection_lost` once.
+
+As long as nothing breaks the connection, all bytes and both ends of file arrive.
 """
 
 from __future__ import annotations
@@ -66,7 +70,7 @@ class Below(asyncio.Transport):
             self.above.buffer_updated(size)
 
     def cut(self) -> None:
-        """The client has gone, as far as the socket knows."""
+        """Report an end of file on the socket, as when the client has gone."""
         if not (self.is_over or self.is_paused) and self.above:
             self.above.eof_received()
 
@@ -93,7 +97,7 @@ class Below(asyncio.Transport):
 
 
 class Relay:
-    """What is above the transport, as far as both kinds of protocol have it in common."""
+    """The protocol above the transport: what its two kinds have in common."""
 
     def __init__(self) -> None:
         self.came = bytearray()
@@ -101,10 +105,10 @@ class Relay:
         self.has_ended = False
         self.losses = 0
         self.on_taken: Callable[[], None] | None = None
-        """Called once."""
+        """Called at the next bytes, and then removed."""
 
     def take(self, data: bytes | memoryview) -> None:
-        assert data, "nothing is no news"
+        assert data, "the transport does not pass on empty data"
         assert not self.is_paused
         assert not self.has_ended
         assert not self.losses
@@ -115,7 +119,7 @@ class Relay:
 
     def eof_received(self) -> bool:
         assert not self.is_paused
-        assert not self.has_ended, "it is told once"
+        assert not self.has_ended, "the end is reported once"
         assert not self.losses
         self.has_ended = True
         return True
@@ -159,7 +163,7 @@ class Script:
         self._has_client_ended = self._has_relay_ended = self._has_client_been_ended = False
         self._has_client_failed = False
         self._is_honest = True
-        """Nobody has broken, cut or closed the connection."""
+        """Whether nothing has broken, cut or closed the connection."""
 
     async def run(self) -> None:
         if self._choices.flag():
@@ -257,7 +261,7 @@ class Script:
         self._transport.pause_reading()
 
     def _pause_at_the_next(self) -> None:
-        """While OpenSSL may have more."""
+        """Pause when the next bytes arrive, while OpenSSL may have more of them."""
         self._relay.on_taken = self._pause
 
     def _resume(self) -> None:
@@ -276,7 +280,9 @@ class Script:
             self._transport.write_eof()
 
     def _break(self) -> None:
-        """Mostly nothing: a broken connection delivers nothing more."""
+        """Break the connection in one of several ways. Mostly does nothing, because a broken connection
+        delivers nothing more.
+        """
         how = self._choices.below(16)
         self._is_honest &= how > 4 or (how == 1 and not self._below.up)
         if how == 0:
@@ -291,13 +297,13 @@ class Script:
             self._below.up += self._choices.content(self._choices.below(64))
 
     async def _finish(self) -> None:
-        """Let everything arrive."""
+        """Let all bytes arrive, and check them."""
         self._relay.on_taken = None
         self._resume()
         await turns()
         self._below.deliver(1 << 30)
         await turns()
-        assert not self._below.up, "whoever takes everything is not paused"
+        assert not self._below.up, "a relay that takes everything is not paused"
         self._client_reads()
         assert self._relay.came == self._sent
         assert self._relay.has_ended == self._has_client_ended
@@ -306,7 +312,7 @@ class Script:
         assert not self._relay.losses
 
     def _check(self) -> None:
-        assert self._sent.startswith(self._relay.came), "TLS lets no other byte through"
+        assert self._sent.startswith(self._relay.came), "the relay got a byte that the client did not send"
         assert self._told.startswith(self._answered)
         assert not self._relay.has_ended or self._has_client_ended
 
@@ -321,13 +327,13 @@ class Script:
 
 
 async def turns() -> None:
-    """Let the loop run what it has to."""
+    """Let the loop run the callbacks that are scheduled."""
     for _ in range(4):
         await asyncio.sleep(0)
 
 
 def run(data: bytes) -> None:
-    """One input. Raises whatever is not allowed to happen."""
+    """Run one input. Raises if a rule is broken."""
     loop = ManualLoop()
     try:
         loop.run_until_complete(_live(data))
