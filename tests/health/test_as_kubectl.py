@@ -124,12 +124,12 @@ def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.kubectl
 @pytest.mark.parametrize("label", CASES)
-def test_kubectl_says_so(complaints: dict[str, str], label: str) -> None:
+def test_kubectl_judges_each_chain_as_listed(complaints: dict[str, str], label: str) -> None:
     assert (not complaints[label]) is CASES[label].good, complaints[label]
 
 
 @pytest.mark.parametrize("label", CASES)
-async def test_a_probe_says_so(tmp_path: Path, label: str) -> None:
+async def test_a_probe_judges_each_chain_as_listed(tmp_path: Path, label: str) -> None:
     case = CASES[label]
     server, ca = shown(tmp_path, case)
     with server.running() as endpoint:
@@ -159,7 +159,7 @@ HANDSHAKES: dict[str, tuple[bool, Callable[[], ssl.SSLContext]]] = {
 
 @pytest.mark.kubectl
 @pytest.mark.parametrize("label", HANDSHAKES)
-async def test_a_handshake_that_go_makes(tmp_path: Path, label: str) -> None:
+async def test_a_probe_makes_a_handshake_exactly_if_kubectl_does(tmp_path: Path, label: str) -> None:
     need_new_kubectl()
     good, made = HANDSHAKES[label]
     root = make(authority("root"))

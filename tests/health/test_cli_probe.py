@@ -55,7 +55,7 @@ async def run(folder: Path, pki: Pki, script: Script, issued: Issued, *arguments
         return await kubemux("probe", *(arguments or ("prod",)), "--config", config)
 
 
-async def test_a_healthy_cluster(tmp_path: Path, pki: Pki) -> None:
+async def test_every_step_of_a_healthy_cluster_is_ok(tmp_path: Path, pki: Pki) -> None:
     result = await run(tmp_path, pki, answers(OK), pki.good)
     assert result.exit_code == 0
     head, *_, last = result.stdout.splitlines()
@@ -82,7 +82,9 @@ async def test_a_name_mismatch_lists_the_names(tmp_path: Path, pki: Pki) -> None
 @pytest.mark.parametrize(
     ("status", "code", "word"), [("403 Forbidden", 0, "unauthorized"), ("500 Oops", 1, "unhealthy")]
 )
-async def test_json_and_the_exit_code(tmp_path: Path, pki: Pki, status: str, code: int, word: str) -> None:
+async def test_json_and_the_exit_code_have_the_result(
+    tmp_path: Path, pki: Pki, status: str, code: int, word: str
+) -> None:
     script = answers(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
     result = await run(tmp_path, pki, script, pki.good, "prod", "--json")
     assert result.exit_code == code
@@ -131,7 +133,7 @@ class Broken(StrEnum):
         (Broken.API_SERVER, ["tcp", "ssh", "auth"], "channel_refused", "as seen from the gateway"),
     ],
 )
-async def test_through_a_real_sshd_it_stops_where_the_way_is_broken(
+async def test_a_probe_through_a_real_sshd_stops_at_the_step_that_fails(
     tmp_path: Path,
     pki: Pki,
     sshd_factory: SshdFactory,

@@ -103,7 +103,7 @@ def kubectl(folder: Path, endpoint: Endpoint, ca: Path, user: dict[str, str]) ->
 
 @pytest.mark.kubectl
 @pytest.mark.parametrize("label", CASES)
-async def test_it_is_shown_if_kubectl_shows_it(tmp_path: Path, label: str) -> None:
+async def test_a_client_certificate_is_shown_if_kubectl_shows_it(tmp_path: Path, label: str) -> None:
     need_new_kubectl()
     certificate, key, result = CASES[label]
     ca, cert_file, key_file = (tmp_path / name for name in ("ca.crt", "client.crt", "client.key"))
@@ -129,7 +129,7 @@ async def test_it_is_shown_if_kubectl_shows_it(tmp_path: Path, label: str) -> No
     assert (not complaint, outcome.result) == (result is Result.OK, result), (complaint, outcome.message)
 
 
-async def test_one_that_no_api_server_takes_says_why(tmp_path: Path) -> None:
+async def test_the_error_says_why_no_api_server_accepts_a_client_certificate(tmp_path: Path) -> None:
     weak = client(hash="SHA1")
     (tmp_path / "client.crt").write_bytes(weak.pem)
     (tmp_path / "client.key").write_bytes(pem(weak))

@@ -98,7 +98,7 @@ async def test_a_certificate_that_is_refused_is_described(pki: Pki) -> None:
     )
 
 
-async def test_a_certificate_without_names_names_nothing(pki: Pki) -> None:
+async def test_a_refused_certificate_without_names_is_described_as_such(pki: Pki) -> None:
     async with Scripted(answers(OK), tls=server_context(pki.client)) as server:
         outcome = await probe(
             "prod", cluster(server.endpoint, pki.authority.ca.cert), Dialer(server.endpoint), Contexts()

@@ -88,7 +88,7 @@ async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         ),
     ],
 )
-async def test_a_server_that_never_ends_or_makes_no_sense(
+async def test_a_server_that_never_ends_or_sends_nonsense_gets_a_result_in_time(
     pki: Pki, script: Script, path: str, result: Result
 ) -> None:
     async with Scripted(script, tls=server_context(pki.good)) as server:
@@ -121,7 +121,7 @@ RESPONSES = st.lists(st.sampled_from(FRAGMENTS) | st.binary(max_size=40), max_si
 
 @given(responses=st.lists(RESPONSES, min_size=10, max_size=10))
 @settings(max_examples=15, deadline=None)
-async def test_any_bytes_are_an_outcome(pki: Pki, responses: list[bytes]) -> None:
+async def test_any_bytes_of_a_server_give_an_outcome(pki: Pki, responses: list[bytes]) -> None:
     # Ten at once, because an example spends most of its time on the server's start, its certificate and its
     # end.
     contexts = Contexts()
@@ -144,7 +144,7 @@ async def test_any_bytes_are_an_outcome(pki: Pki, responses: list[bytes]) -> Non
             assert outcome.result in {Result.TLS_FAILED, Result.CLOSED}
 
 
-async def test_cancelled_at_any_turn_it_leaves_nothing(pki: Pki) -> None:
+async def test_a_probe_that_is_cancelled_at_any_turn_leaves_nothing(pki: Pki) -> None:
     loop = asyncio.get_running_loop()
     contexts = Contexts()
     cancelled = finished = 0
@@ -167,7 +167,9 @@ async def test_cancelled_at_any_turn_it_leaves_nothing(pki: Pki) -> None:
 
 
 @pytest.mark.parametrize("where", ["dial", "tls", "http"])
-async def test_cancelled_while_it_waits_for_the_server(pki: Pki, where: str) -> None:
+async def test_a_probe_that_is_cancelled_while_it_waits_for_the_server_leaves_nothing(
+    pki: Pki, where: str
+) -> None:
     loop = asyncio.get_running_loop()
     tls = server_context(pki.good) if where == "http" else None
     async with Scripted(silence, tls=tls) as server:
@@ -190,7 +192,7 @@ async def test_cancelled_while_it_waits_for_the_server(pki: Pki, where: str) -> 
         assert not dial.open
 
 
-async def test_a_refusing_port_is_closed_not_an_exception(pki: Pki) -> None:
+async def test_a_dial_that_raises_an_os_error_has_an_outcome(pki: Pki) -> None:
     # A dial should raise a ProxyError, but an OSError must also become an outcome.
     outcome = await probe("prod", cluster(NOWHERE, pki.authority.ca.cert), Dialer(NOWHERE), Contexts())
     assert outcome.result is Result.CLOSED

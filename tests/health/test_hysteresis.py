@@ -20,7 +20,9 @@ def defined(verdicts: list[bool], threshold: int) -> ClusterState:
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 5))
-def test_the_state_is_that_of_the_last_row_long_enough(verdicts: list[bool], threshold: int) -> None:
+def test_the_state_is_the_verdict_of_the_last_run_that_was_long_enough(
+    verdicts: list[bool], threshold: int
+) -> None:
     hysteresis = Hysteresis(threshold)
     assert hysteresis.state is ClusterState.UNKNOWN
     for count, verdict in enumerate(verdicts, 1):
@@ -31,7 +33,7 @@ def test_the_state_is_that_of_the_last_row_long_enough(verdicts: list[bool], thr
 
 
 @given(st.lists(st.booleans(), max_size=10), st.booleans(), st.integers(1, 5))
-def test_after_a_rest_the_first_verdict_decides(before: list[bool], first: bool, threshold: int) -> None:
+def test_after_idle_time_the_first_verdict_decides(before: list[bool], first: bool, threshold: int) -> None:
     hysteresis = Hysteresis(threshold)
     for verdict in before:
         hysteresis.feed(alive=verdict)
@@ -44,7 +46,7 @@ def test_after_a_rest_the_first_verdict_decides(before: list[bool], first: bool,
     assert hysteresis.state is (ClusterState.UP if first else ClusterState.DOWN)
 
 
-def test_one_odd_probe_changes_nothing() -> None:
+def test_a_single_different_verdict_changes_nothing() -> None:
     hysteresis = Hysteresis(2)
     assert [hysteresis.feed(alive=alive) for alive in (True, False, True, False, False, True, True)] == [
         True, False, False, False, True, False, True,

@@ -67,7 +67,7 @@ def _promptly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_cluster_that_is_back_is_confirmed_soon(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its clients are served again already, so the alert should not stay for two more intervals."""
+    """The cluster's clients are served again, so the alert should not stay for two more intervals."""
     monkeypatch.setattr(monitor_module, "CONFIRM_S", 0.01)
     async with Scripted(answers(BAD), tls=server_context(pki.good)) as server:
         watched = Watched(
@@ -81,7 +81,7 @@ async def test_a_cluster_that_is_back_is_confirmed_soon(pki: Pki, monkeypatch: p
             assert await watched.change() is ClusterState.UP
 
 
-async def test_an_idle_cluster_is_not_probed_and_has_no_state_of_before(pki: Pki) -> None:
+async def test_an_idle_cluster_is_not_probed_and_forgets_its_state(pki: Pki) -> None:
     """A probe that runs when the cluster becomes idle does not count, either."""
     async with Scripted(answers(OK), tls=server_context(pki.good)) as server:
         dialer = Dialer(server.endpoint)
@@ -278,7 +278,7 @@ async def test_the_first_probes_are_spread_and_the_next_jittered(monkeypatch: py
 
 
 @pytest.mark.both_loops
-async def test_a_blocked_loop_is_seen_and_starves_the_beat() -> None:
+async def test_a_blocked_loop_is_measured_and_delays_the_heartbeat() -> None:
     registry = CollectorRegistry()
     beats: asyncio.Queue[float] = asyncio.Queue()
     loop = asyncio.get_running_loop()

@@ -161,7 +161,7 @@ async def test_without_a_ca_file_the_systems_store_decides(pki: Pki) -> None:
 
 
 @pytest.mark.parametrize("name", ["a..b", "x" * 200, "x" * 253, ".kubernetes", "b\u00fccher.example"])
-async def test_an_address_can_be_no_server_name(pki: Pki, name: str) -> None:
+async def test_an_invalid_server_name_is_a_name_mismatch(pki: Pki, name: str) -> None:
     outcome = await probed(pki, answers(OK), name=name)
     assert (outcome.result, outcome.stage) == (Result.TLS_NAME_MISMATCH, Stage.TLS)
     assert name[:10] in outcome.message
@@ -188,7 +188,9 @@ async def crash(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         (silence, Result.TIMEOUT),
     ],
 )
-async def test_a_server_that_does_not_speak_tls(pki: Pki, script: Script, result: Result) -> None:
+async def test_a_server_that_does_not_speak_tls_fails_at_that_stage(
+    pki: Pki, script: Script, result: Result
+) -> None:
     async with Scripted(script) as server:
         dial = Dialer(server.endpoint)
         outcome = await probe(
@@ -199,7 +201,7 @@ async def test_a_server_that_does_not_speak_tls(pki: Pki, script: Script, result
     assert outcome.message.isprintable()
 
 
-async def test_the_other_end_of_a_socketpair_is_gone(pki: Pki) -> None:
+async def test_a_channel_that_has_ended_before_the_handshake_is_closed(pki: Pki) -> None:
     # As when the probe's channel dies: a write fails with EPIPE before anything was read.
     ours, theirs = socket.socketpair()
     theirs.close()
@@ -227,7 +229,9 @@ class TestChannel:
     ]
 
     @pytest.mark.parametrize(("error", "result", "stage"), ERRORS, ids=lambda value: type(value).__name__)
-    async def test_errors(self, error: ProxyError, result: Result, stage: Stage) -> None:
+    async def test_the_error_of_a_dial_becomes_the_outcome(
+        self, error: ProxyError, result: Result, stage: Stage
+    ) -> None:
         async def dial(_deadline: float) -> Dialled:
             raise error
 
@@ -260,7 +264,7 @@ async def test_the_request_is_one_that_an_api_server_expects(pki: Pki, tmp_path:
         assert "Connection: close" in headers
 
 
-async def test_below_the_path_of_its_server(pki: Pki) -> None:
+async def test_the_probe_asks_below_the_path_of_the_server(pki: Pki) -> None:
     async with Scripted(answers(OK), tls=server_context(pki.good)) as server:
         config = cluster(server.endpoint, pki.authority.ca.cert).model_copy(
             update={"base_path": "/k8s/clusters/c-1"}
@@ -315,7 +319,7 @@ async def test_a_client_certificate_is_shown_when_there_is_one(pki: Pki, version
 @pytest.mark.parametrize(
     "start", [b"", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nok"]
 )
-async def test_an_answer_that_ends_early(pki: Pki, start: bytes, end: Script) -> None:
+async def test_an_answer_that_ends_early_has_the_result_closed(pki: Pki, start: bytes, end: Script) -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await answers(start)(reader, writer)
         await end(reader, writer)

@@ -55,7 +55,7 @@ async def test_a_context_lives_as_long_as_its_files(pki: Pki, tmp_path: Path) ->
     assert (await contexts.load(cluster(NOWHERE, ca)))[0].anchors is not touched.anchors
 
 
-async def test_of_a_bundle_the_first_to_end_counts(pki: Pki, tmp_path: Path) -> None:
+async def test_a_bundle_expires_with_its_first_certificate_to_expire(pki: Pki, tmp_path: Path) -> None:
     other = pki.foreign.cert.parent / "other.crt"
     bundle = tmp_path / "bundle.crt"
     bundle.write_bytes(other.read_bytes() + pki.authority.ca.cert.read_bytes())
@@ -100,7 +100,7 @@ async def test_every_missing_file_is_named_with_its_key(pki: Pki, tmp_path: Path
         assert failure.value.result is Result.CREDENTIALS_UNUSABLE
 
 
-async def test_files_that_hold_something_else(pki: Pki, tmp_path: Path) -> None:
+async def test_files_that_hold_something_else_are_refused(pki: Pki, tmp_path: Path) -> None:
     junk = tmp_path / "junk"
     junk.write_text("junk")
     ours, theirs = pki.client, pki.good
@@ -124,7 +124,7 @@ async def test_files_that_hold_something_else(pki: Pki, tmp_path: Path) -> None:
         assert words in str(failure.value)
 
 
-async def test_a_failure_is_not_remembered(pki: Pki, tmp_path: Path) -> None:
+async def test_files_are_read_again_after_a_failure(pki: Pki, tmp_path: Path) -> None:
     ca = tmp_path / "ca.crt"
     contexts = Contexts()
     with pytest.raises(Failure):
@@ -141,7 +141,7 @@ async def test_clusters_without_a_certificate_of_their_own_share_a_context(pki: 
     assert first.anchors is not second.anchors
 
 
-def test_which_of_the_two_is_wrong() -> None:
+def test_the_message_names_the_ca_file_that_does_not_trust_the_server() -> None:
     ours = Refused(Result.TLS_UNTRUSTED, "is signed by CN=x, not found there")
     failure = distrusted(ours, cluster(NOWHERE, Path("/etc/ca.crt")), NOWHERE)
     assert failure.result is Result.TLS_UNTRUSTED
