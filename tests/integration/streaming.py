@@ -22,7 +22,9 @@ BY_NODE: Final = f"/api/v1/nodes/{NODE}/proxy"
 
 
 def type_and_see(kubectl: Kubectl, *arguments: str) -> None:
-    """At a terminal each key echoes, its size is known there, and the exit code comes back."""
+    """At a terminal, the pod echoes each key, its shell knows the terminal's size, and kubectl gets the exit
+    code.
+    """
     with kubectl.at_terminal(*arguments) as terminal:
         terminal.expect(b"$ ")
         for key in (b"s", b"i", b"z", b"e"):
@@ -56,7 +58,7 @@ def forward_a_port(kubectl: Kubectl) -> None:
 
 
 def follow_logs(kubectl: Kubectl, asked: str = BY_NODE, who: str = "kubelet") -> None:
-    """The pod logs what it and its kubelet are asked, by the API server's proxy."""
+    """The log has each request that the API server's proxy makes to the pod or to its kubelet."""
     with kubectl.started("logs", "-f", "web") as logs:
         assert next_line(logs) == "started\n"
         for n in range(2):
@@ -67,7 +69,7 @@ def follow_logs(kubectl: Kubectl, asked: str = BY_NODE, who: str = "kubelet") ->
 
 
 def stream(kubectl: Kubectl, *, by: Literal["SPDY", "WebSocket"]) -> None:
-    """All of them by that upgrade, as the kubelet confirms."""
+    """Do all of them with this upgrade. The kubelet reports which upgrade it was."""
     kubectl = kubectl.by_websocket(by == "WebSocket")
     kubectl.upgrades()
     type_and_see(kubectl, "exec", "-it", "web", "--", "sh")

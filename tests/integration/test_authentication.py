@@ -79,7 +79,7 @@ async def test_an_agents_keys_that_identityfile_names_come_first(
     assert "takes no more in one login (MaxAuthTries)" in str(await failure(config))
 
 
-async def test_everything_sshd_can_be_shown(
+async def test_each_kind_of_credential_logs_in_or_its_failure_is_explained(
     sshd: Sshd, agent: Path, tmp_path: Path, certificates: Certificates
 ) -> None:
     """Gateways with good and with bad keys in one daemon: the bad ones do not disturb the good ones."""
@@ -171,7 +171,7 @@ async def test_everything_sshd_can_be_shown(
             assert not [word for word in (PASSPHRASE, WRONG) if word in public + argv]
 
 
-async def test_a_key_file_that_vanishes_and_returns(
+async def test_a_missing_key_file_is_reported_and_used_again_when_it_is_back(
     sshd: Sshd, tmp_path: Path, certificates: Certificates
 ) -> None:
     port = free_port()
@@ -191,7 +191,7 @@ async def test_a_key_file_that_vanishes_and_returns(
             assert await get(port, certificates) == 200
 
 
-async def test_a_key_that_is_replaced_is_taken_at_the_next_reload(
+async def test_a_key_that_is_replaced_is_used_after_the_next_reload(
     sshd: Sshd, tmp_path: Path, certificates: Certificates
 ) -> None:
     key = sshd.new_identity("rotated", authorize=False)

@@ -68,7 +68,7 @@ def deaf() -> Iterator[str]:
         yield str(Endpoint(*server.getsockname()))
 
 
-async def come(listen: Endpoint) -> None:
+async def connect_until_end(listen: Endpoint) -> None:
     """Connect, and wait for the end of the connection. A reset may come during connect(2) already."""
     reader, writer = await asyncio.open_connection(*listen)
     try:
@@ -125,7 +125,7 @@ async def test_allowed_callers_reach_clusters_and_routes_by_name(bed: Bed) -> No
     ):
         assert (await ask(bed.proxy, name))[0] == expected
     with pytest.raises(ConnectionResetError):
-        await come(bed.closed)
+        await connect_until_end(bed.closed)
     daemon = bed.daemon
     trail = await wait_for_log(daemon, "connection closed", route="mine")
     assert (trail["entry"], trail["caller"], trail["asked"]) == ("proxy", ME, "web-0.mine:8080")
@@ -160,7 +160,7 @@ async def test_allowed_callers_reach_clusters_and_routes_by_name(bed: Bed) -> No
 
 
 async def test_a_rule_that_matches_nobody_gets_a_warning(bed: Bed) -> None:
-    """It lets nobody in; at the start, and by each reload, its author learns why."""
+    """The rule lets nobody in. The log says why at the start, and at each reload."""
     keys = ["routes[1].allow[1]", "clusters.closed.allow[1]"]  # as the file has them
     message = "lets nobody in: there is no group 'no-such-group' on this machine"
     told = bed.daemon.events("rule without effect")
@@ -170,7 +170,7 @@ async def test_a_rule_that_matches_nobody_gets_a_warning(bed: Bed) -> None:
     assert again["warnings"] == [f"{key}: {message}" for key in keys]
 
 
-async def test_a_failure_is_an_answer_in_time(sshd: Sshd, tmp_path: Path, stack: ExitStack) -> None:
+async def test_every_failure_is_answered_in_time(sshd: Sshd, tmp_path: Path, stack: ExitStack) -> None:
     """kube-apiserver waits for the answer without a limit, and shows its users only the reason phrase."""
     refused, proxy = free_port(), Endpoint("127.0.0.1", free_port())
     silent = [stack.enter_context(deaf()) for _ in range(2)]

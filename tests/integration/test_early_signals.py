@@ -55,7 +55,7 @@ def test_a_reload_that_comes_too_early_waits(reading: Daemon) -> None:
     reading.stop()
 
 
-def test_a_stop_that_comes_too_early_ends_it_silently(reading: Daemon) -> None:
+def test_a_stop_that_comes_too_early_ends_the_daemon_silently(reading: Daemon) -> None:
     reading.signal(signal.SIGTERM)
     assert reading.wait_ended() in (-signal.SIGTERM, 0)
     reading.assert_log_clean()

@@ -87,7 +87,7 @@ def test_kubectl_streams_by_either_upgrade(cluster: Cluster) -> None:
     follow_logs(cluster.kubectl, BY_POD, "web")
 
 
-def test_the_nodes_are_at_a_site(cluster: Cluster, node: Node, tmp_path: Path) -> None:
+def test_kubectl_streams_to_nodes_at_a_site(cluster: Cluster, node: Node, tmp_path: Path) -> None:
     """The node's machine dials the bastion. The routes of the page use a site in place of the gateway."""
     files = SshServerFiles(tmp_path / "ssh")
     page = YAML(typ="safe").load(pages.block(PAGE, ONE_GATEWAY, "yaml"))
@@ -117,10 +117,10 @@ def test_the_nodes_are_at_a_site(cluster: Cluster, node: Node, tmp_path: Path) -
 
 
 @pytest.mark.newer_kubectl
-def test_an_api_server_on_another_machine_comes_by_tls(
+def test_an_api_server_on_another_machine_connects_by_tls(
     etcd: str, cluster: Cluster, node: Node, tmp_path: Path
 ) -> None:
-    """It is a second API server of the same cluster, so the objects exist already."""
+    """The test starts a second API server of the same cluster, so the objects exist already."""
     authority = Authority(tmp_path / "egress-pki")
     entry = authority.issue("egress", dns=("localhost",))
     client = authority.issue("egress-client", dns=("apiserver.example.com",))

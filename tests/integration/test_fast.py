@@ -23,7 +23,7 @@ pytestmark = pytest.mark.sshd
 CLIENTS = 50
 
 
-async def test_clients_fall_with_their_link_and_the_next_ones_wait(sshd: Sshd, tmp_path: Path) -> None:
+async def test_clients_are_reset_with_their_link_and_new_ones_wait(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
 
     def connect(stack: ExitStack) -> socket.socket:

@@ -102,7 +102,7 @@ async def test_clients_are_refused_until_the_gateway_is_back(
                 assert await get(ports[name], certificates) == 200
 
 
-async def test_a_client_that_comes_before_that_is_held(
+async def test_a_client_that_comes_before_hold_timeout_is_held(
     sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
 ) -> None:
     """A client that comes before hold_timeout is served when the gateway is back."""

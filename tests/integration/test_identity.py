@@ -53,12 +53,12 @@ CASES = {
     "hashed": Case("[localhost]:PORT KEY", host="LOCALHOST", is_hashed=True),
     "by name, any port": Case("localhost KEY"),
     "a pattern": Case("[local*]:* KEY"),
-    "all but it": Case("[*]:*,![localhost]:PORT KEY", UNKNOWN),
+    "a pattern that excludes it": Case("[*]:*,![localhost]:PORT KEY", UNKNOWN),
     "by its address alone": Case("[127.0.0.1]:PORT KEY", UNKNOWN),
     "by its address, any port": Case("127.0.0.1 KEY", UNKNOWN),
     "by its address, hashed": Case("[127.0.0.1]:PORT KEY", UNKNOWN, is_hashed=True),
-    "another's address": Case("[localhost]:PORT OTHER\n[127.0.0.1]:PORT KEY", CHANGED),
-    "another's address and a ban": Case("[localhost]:PORT KEY\n@revoked [127.0.0.1]:PORT KEY"),
+    "another key by name, its own by address": Case("[localhost]:PORT OTHER\n[127.0.0.1]:PORT KEY", CHANGED),
+    "revoked under its address": Case("[localhost]:PORT KEY\n@revoked [127.0.0.1]:PORT KEY"),
     "its authority by address": Case(
         "@cert-authority 127.0.0.1,[127.0.0.1]:PORT CA", UNKNOWN, server="certified"
     ),
@@ -67,7 +67,9 @@ CASES = {
     "an address, written otherwise in known_hosts": Case("[127.1]:PORT KEY", UNKNOWN, host="127.0.0.1"),
     "another port": Case("[localhost]:1 KEY", UNKNOWN),
     "any port, changed": Case("localhost OTHER", CHANGED),
-    "with the port another, without it right": Case("[localhost]:PORT OTHER\nlocalhost KEY", CHANGED),
+    "another key with the port, the right one without it": Case(
+        "[localhost]:PORT OTHER\nlocalhost KEY", CHANGED
+    ),
     "alias": Case("bastion KEY", config="HostKeyAlias Bastion"),
     "alias, in capitals": Case("BASTION KEY", config="HostKeyAlias bastion", is_hashed=False),
     "alias, and a line for the name": Case(
@@ -86,7 +88,7 @@ CASES = {
     "no list": Case("[localhost]:PORT KEY", "credentials_unusable", config="RevokedHostKeys FOLDER/missing"),
     "no list by name": Case("[localhost]:PORT KEY", config="RevokedHostKeys none"),
     "the null device as list": Case("[localhost]:PORT KEY", config="RevokedHostKeys /dev/null"),
-    "a way to the null device": Case("[localhost]:PORT KEY", config="RevokedHostKeys FOLDER/null"),
+    "a link to the null device": Case("[localhost]:PORT KEY", config="RevokedHostKeys FOLDER/null"),
     "an empty list": Case("[localhost]:PORT KEY", config="RevokedHostKeys FOLDER/empty"),
     "a list of comments": Case("[localhost]:PORT KEY", config="RevokedHostKeys FOLDER/comments"),
     "a folder as list": Case(
@@ -98,13 +100,13 @@ CASES = {
     "a revocation list that is cut off": Case(
         "[localhost]:PORT KEY", "credentials_unusable", config="RevokedHostKeys FOLDER/cut"
     ),
-    # It is for 127.0.0.1.
+    # The certificate of the server `certified` is for 127.0.0.1.
     "authority": Case("@cert-authority localhost,127.0.0.1 CA", CHANGED, server="certified"),
     "authority of an address": Case("@cert-authority 127.0.0.1 CA", host="127.0.0.1", server="certified"),
     "authority of an alias": Case(
         "@cert-authority * CA", config="HostKeyAlias 127.0.0.1", server="certified"
     ),
-    "authority, not for it, and the key": Case(
+    "authority for other names, and the key": Case(
         "@cert-authority * CA\n[localhost]:PORT KEY", server="certified"
     ),
     "authority in a revocation list": Case(

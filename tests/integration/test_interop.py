@@ -70,13 +70,15 @@ async def transfers(stack: AsyncExitStack, gateway: Watched, size: int) -> None:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-async def test_bytes_each_way(stack: AsyncExitStack, tmp_path: Path, server: str) -> None:
+async def test_bytes_arrive_unchanged_in_both_directions(
+    stack: AsyncExitStack, tmp_path: Path, server: str
+) -> None:
     gateway = await start(stack, server, tmp_path)
     await transfers(stack, gateway, 2 * MiB)
 
 
 @pytest.mark.parametrize("server", SERVERS)
-async def test_a_download_counts_as_one(stack: AsyncExitStack, tmp_path: Path, server: str) -> None:
+async def test_a_download_counts_as_bulk(stack: AsyncExitStack, tmp_path: Path, server: str) -> None:
     """dropbear's full packets are smaller than OpenSSH's, and must still count as a bulk transfer."""
     gateway = await start(stack, server, tmp_path)
     source = await stack.enter_async_context(Source())
@@ -86,7 +88,7 @@ async def test_a_download_counts_as_one(stack: AsyncExitStack, tmp_path: Path, s
 
 
 @pytest.mark.parametrize("server", SERVERS)
-async def test_many_channels_and_a_refusal_among_them(
+async def test_many_channels_work_and_one_is_refused(
     stack: AsyncExitStack, tmp_path: Path, server: str
 ) -> None:
     gateway = await start(stack, server, tmp_path)
@@ -104,7 +106,7 @@ async def test_many_channels_and_a_refusal_among_them(
 
 
 @pytest.mark.parametrize("server", SERVERS)
-async def test_we_change_keys(stack: AsyncExitStack, tmp_path: Path, server: str) -> None:
+async def test_kubemux_starts_key_exchanges(stack: AsyncExitStack, tmp_path: Path, server: str) -> None:
     gateway = await start(stack, server, tmp_path)
     conn = cast("Any", gateway._links[0]._conn)
     conn._rekey_bytes = OFTEN  # asyncssh's own limit, which both planes keep
@@ -120,7 +122,7 @@ async def test_we_change_keys(stack: AsyncExitStack, tmp_path: Path, server: str
 
 # Dropbear starts one only after 1 GiB or eight hours.
 @pytest.mark.parametrize("server", ["asyncssh", "paramiko"])
-async def test_the_server_changes_keys(stack: AsyncExitStack, tmp_path: Path, server: str) -> None:
+async def test_the_server_starts_key_exchanges(stack: AsyncExitStack, tmp_path: Path, server: str) -> None:
     gateway = await start(stack, server, tmp_path, rekey_bytes=OFTEN)
     conn = cast("Any", gateway._links[0]._conn)
     changes = count_newkeys(conn)

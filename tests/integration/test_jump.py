@@ -23,7 +23,7 @@ def hop(sshd: Sshd, *jump: str) -> Sections:
     return gateway(sshd, jump=list(jump), connections=1)
 
 
-async def test_two_and_three_hops(
+async def test_gateways_come_up_through_two_and_three_hops(
     sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
 ) -> None:
     """`inner` jumps through `middle`, which itself jumps through `first`, as with OpenSSH's ProxyJump."""
@@ -111,7 +111,7 @@ async def test_the_hop_that_is_down_is_named(
             await wait_for_log(daemon, "link up", gateway="middle")
 
 
-async def test_a_lost_jump_host_takes_its_links_along(
+async def test_the_loss_of_a_jump_host_ends_the_links_through_it(
     sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
 ) -> None:
     jump, last, other = sshd_factory(), sshd_factory(), sshd_factory()

@@ -155,7 +155,7 @@ def cases(sshd_factory: SshdFactory, tmp_path: Path) -> dict[str, Case]:
     }
 
 
-async def test_every_kind_of_known_hosts_line(
+async def test_every_kind_of_known_hosts_line_is_used_or_explained(
     cases: dict[str, Case], tmp_path: Path, certificates: Certificates
 ) -> None:
     """All cases in one daemon: gateways with a wrong line do not disturb those with a right one."""
@@ -192,7 +192,7 @@ async def test_every_kind_of_known_hosts_line(
             assert await get(port, certificates) == 200
 
 
-async def test_known_hosts_taken_away_and_brought_back(
+async def test_a_missing_known_hosts_is_reported_and_used_again_when_it_is_back(
     sshd: Sshd, tmp_path: Path, certificates: Certificates
 ) -> None:
     known_hosts = sshd.known_hosts()

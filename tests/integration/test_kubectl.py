@@ -64,7 +64,7 @@ def test_namespaces_are_made_read_changed_and_deleted(
 def test_five_thousand_configmaps_are_listed_whole(
     daemon: Daemon, apiserver: ApiServer, etcd: str, kubeconfig: Path
 ) -> None:
-    """They are put into etcd directly: to create each of them through the API server takes 13 s of CPU."""
+    """The test puts them into etcd directly: to create each through the API server takes 13 s of CPU."""
     put(etcd, {f"{apiserver.prefix}/configmaps/default/many-{n}": configmap(n) for n in range(5000)})
     listed = json.loads(apiserver.kubectl("get", "cm", "-l", "set=many", "-o", "json", kubeconfig=kubeconfig))
     assert {item["metadata"]["name"]: item["data"]["n"] for item in listed["items"]} == {
@@ -177,7 +177,7 @@ def test_sshd_killed_and_started_again_is_down_then_up(daemon: Daemon, sshd: Ssh
     assert daemon.metric("kubemux_gateway_connected", gateway="edge") == 1
 
 
-def test_a_watch_ends_well_when_the_daemon_does(
+def test_a_watch_ends_without_an_error_when_the_daemon_stops(
     sshd: Sshd, apiserver: ApiServer, port: int, tmp_path: Path
 ) -> None:
     """After a drain the daemon half-closes what is left. The API server then ends the watch, and kubectl

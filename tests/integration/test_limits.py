@@ -95,7 +95,7 @@ async def test_idle_timeout_ends_silent_connections_of_its_cluster(tmp_path: Pat
 
 
 @pytest.mark.sshd
-async def test_out_of_descriptors_the_rest_goes_on(sshd: Sshd, tmp_path: Path) -> None:
+async def test_without_free_descriptors_clients_wait_and_the_rest_works(sshd: Sshd, tmp_path: Path) -> None:
     """Clients wait in the backlog. Links and the admin address use the descriptors that are reserved for
     them.
     """

@@ -16,7 +16,7 @@ from tests.support.sshd import Sshd, SshdFactory
 pytestmark = pytest.mark.sshd
 
 
-async def test_too_many_keys(sshd: Sshd) -> None:
+async def test_the_error_says_that_sshd_accepts_no_more_keys(sshd: Sshd) -> None:
     """The seventh key is good, but sshd closes the connection after the sixth."""
     wrong = [sshd.new_identity(f"wrong{number}", authorize=False) for number in range(7)]
     found = await failure(config_for(sshd, identity_files=[str(key) for key in (*wrong, sshd.identity)]))
@@ -27,7 +27,7 @@ async def test_too_many_keys(sshd: Sshd) -> None:
     assert "IdentitiesOnly" in found.hint
 
 
-async def test_two_keys_one_after_the_other(sshd_factory: SshdFactory) -> None:
+async def test_a_login_may_need_two_keys(sshd_factory: SshdFactory) -> None:
     sshd = sshd_factory(config={"AuthenticationMethods": "publickey,publickey"})
     other = sshd.new_identity("other")
     async with dialled(config_for(sshd, identity_files=[str(sshd.identity), str(other)])):
@@ -38,7 +38,7 @@ async def test_two_keys_one_after_the_other(sshd_factory: SshdFactory) -> None:
     assert "but wants publickey as well" in str(found)
 
 
-async def test_a_password_beside_the_key(sshd_factory: SshdFactory) -> None:
+async def test_the_error_says_that_sshd_wants_a_password_too(sshd_factory: SshdFactory) -> None:
     sshd = sshd_factory(
         config={"AuthenticationMethods": "publickey,password", "PasswordAuthentication": "yes"}
     )
@@ -49,7 +49,7 @@ async def test_a_password_beside_the_key(sshd_factory: SshdFactory) -> None:
     assert "AuthenticationMethods publickey" in found.hint
 
 
-async def test_no_keys_at_all(sshd_factory: SshdFactory) -> None:
+async def test_the_error_says_that_sshd_accepts_no_keys(sshd_factory: SshdFactory) -> None:
     sshd = sshd_factory(config={"PubkeyAuthentication": "no", "PasswordAuthentication": "yes"})
     found = await failure(config_for(sshd))
     assert found.reason == "auth_failed"
@@ -78,7 +78,7 @@ class PamSshd(Sshd):
 
 
 @pytest.mark.network
-async def test_a_second_step_that_asks_nothing(tmp_path: Path) -> None:
+async def test_a_second_step_that_asks_nothing_is_passed(tmp_path: Path) -> None:
     """A PAM module that asks nothing, like one that only checks the address: ssh(1) logs in, and so does
     kubemux.
     """
@@ -98,7 +98,7 @@ async def test_a_second_step_that_asks_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.network
-async def test_a_second_step_that_asks_a_person(tmp_path: Path) -> None:
+async def test_the_error_has_the_question_of_a_second_step(tmp_path: Path) -> None:
     with PamSshd(tmp_path / "sshd", "pam_unix.so") as sshd:
         found = await failure(config_for(sshd))
         assert found.reason == "auth_failed"
@@ -107,7 +107,7 @@ async def test_a_second_step_that_asks_a_person(tmp_path: Path) -> None:
         assert "assword:" in str(found)
 
 
-async def test_only_sha1(sshd_factory: SshdFactory, tmp_path: Path) -> None:
+async def test_a_server_that_has_only_sha1_needs_an_option(sshd_factory: SshdFactory, tmp_path: Path) -> None:
     """An old server that only has SHA-1. The message names the algorithms of both sides; an option enables
     SHA-1.
     """
@@ -129,7 +129,7 @@ async def test_only_sha1(sshd_factory: SshdFactory, tmp_path: Path) -> None:
         pass
 
 
-async def test_a_key_exchange_that_kubemux_lacks(sshd_factory: SshdFactory) -> None:
+async def test_the_error_names_a_key_exchange_that_kubemux_lacks(sshd_factory: SshdFactory) -> None:
     found = await failure(
         config_for(sshd_factory(config={"KexAlgorithms": "sntrup761x25519-sha512@openssh.com"}))
     )
@@ -140,7 +140,7 @@ async def test_a_key_exchange_that_kubemux_lacks(sshd_factory: SshdFactory) -> N
     assert "add one of kubemux's to KexAlgorithms in its sshd_config" in found.hint
 
 
-async def test_ciphers_that_kubemux_does_not_offer(sshd_factory: SshdFactory) -> None:
+async def test_the_error_names_ciphers_that_kubemux_does_not_offer(sshd_factory: SshdFactory) -> None:
     found = await failure(config_for(sshd_factory(config={"Ciphers": "aes256-cbc,3des-cbc"})))
     assert "have no cipher in common: it has aes256-cbc, 3des-cbc, kubemux has aes128-gcm@openssh.com" in str(
         found

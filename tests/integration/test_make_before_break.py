@@ -97,7 +97,7 @@ def is_replaced(daemon: Daemon, count: int) -> bool:
     )
 
 
-async def test_reconnect_is_not_noticed(sshd: Sshd, tmp_path: Path) -> None:
+async def test_clients_do_not_notice_a_reconnect(sshd: Sshd, tmp_path: Path) -> None:
     async with Source() as source, Echo() as echo:
         site = Site(sshd, source, echo)
         async with running(tmp_path / "daemon", gateways=site.gateways, clusters=site.clusters) as daemon:
@@ -119,7 +119,9 @@ async def test_reconnect_is_not_noticed(sshd: Sshd, tmp_path: Path) -> None:
             assert set(reasons) <= {"client_closed", "client_reset", "cluster_closed", "closed"}, reasons
 
 
-async def test_reloads_of_others_are_not_noticed(sshd_factory: SshdFactory, tmp_path: Path) -> None:
+async def test_clients_do_not_notice_reloads_of_other_clusters_and_gateways(
+    sshd_factory: SshdFactory, tmp_path: Path
+) -> None:
     """Twelve reloads that add, change and remove clusters and gateways, by command and by signal."""
     sshd, other = sshd_factory(), sshd_factory()
     async with Source() as source, Echo() as echo:
@@ -158,7 +160,7 @@ async def test_reloads_of_others_are_not_noticed(sshd_factory: SshdFactory, tmp_
             assert daemon.metric("kubemux_gateway_reconnects_total", gateway="edge") == 0
 
 
-async def test_a_rotated_key_is_not_noticed(sshd: Sshd, tmp_path: Path) -> None:
+async def test_clients_do_not_notice_a_rotated_key(sshd: Sshd, tmp_path: Path) -> None:
     """The old key is removed from authorized_keys first, as a careful operator does. Links that logged in
     with it stay.
     """

@@ -20,7 +20,7 @@ from tests.support.tls import Certificates
 pytestmark = pytest.mark.sshd
 
 
-async def test_two_gateways_and_five_clusters(
+async def test_the_loss_of_a_gateway_takes_down_only_its_own_clusters(
     sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
 ) -> None:
     """Each cluster has its own API server. The loss of one gateway takes down its own clusters, and no
@@ -51,7 +51,7 @@ async def test_two_gateways_and_five_clusters(
             await wait_up(daemon, *clusters)
 
 
-async def test_ten_gateways_behind_one_strict_sshd(
+async def test_ten_gateways_behind_one_strict_sshd_come_up(
     sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
 ) -> None:
     """sshd drops handshakes when more than three run. All gateways come up in the end, and the log says why
@@ -77,7 +77,7 @@ async def test_ten_gateways_behind_one_strict_sshd(
             await wait_up(daemon, "prod")
 
 
-async def test_two_hundred_clients_that_come_and_go(
+async def test_two_hundred_clients_that_come_and_go_leave_nothing_behind(
     sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
 ) -> None:
     """A third of the clients leave before they are served, a third during the answer, a third after it. The

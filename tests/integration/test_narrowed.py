@@ -1,5 +1,5 @@
-"""What the SSH server permits no longer ends, after a reload or when its files of keys are read again:
-forwards, channels, and connections through a site. What is still permitted goes on.
+"""Forwards, channels, and connections through a site end when the SSH server no longer permits them: after a
+reload, or when its files of keys are read again. What is still permitted goes on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def reasons(daemon: Daemon, asked: str) -> list[object]:
 
 
 @pytest.mark.parametrize("plane", PLANES)
-def test_channels_of_users(tmp_path: Path, plane: str) -> None:
+def test_channels_of_users_end_when_they_are_no_longer_permitted(tmp_path: Path, plane: str) -> None:
     with jumping(tmp_path, plane=plane, expected_errors={"reload rejected"}) as one, ExitStack() as stack:
         clients, daemon = Clients(one, stack), one.daemon
 
@@ -63,7 +63,7 @@ def test_channels_of_users(tmp_path: Path, plane: str) -> None:
         ended(other)
 
 
-def test_channels_of_sites(tmp_path: Path) -> None:
+def test_channels_of_sites_end_when_they_are_no_longer_permitted(tmp_path: Path) -> None:
     with jumping(tmp_path) as one, ExitStack() as stack:
         clients, daemon = Clients(one, stack), one.daemon
         changed(daemon, lambda config: config["routes"][0].update(allow=["any"]))
@@ -74,7 +74,9 @@ def test_channels_of_sites(tmp_path: Path) -> None:
         assert user.poll() is None
 
 
-def test_a_client_that_waits_for_its_channel(tmp_path: Path) -> None:
+def test_a_client_that_waits_for_its_channel_is_refused_when_it_is_no_longer_permitted(
+    tmp_path: Path,
+) -> None:
     with jumping(tmp_path, limits={"hold_timeout": "5m", "drain_timeout": "2s"}) as one, ExitStack() as stack:
         daemon = one.daemon
         one.sshd.stop()
@@ -111,7 +113,7 @@ async def test_permit_decides_which_targets_a_site_is_asked_for(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("plane", PLANES)
-async def test_forwards_of_sites(tmp_path: Path, plane: str) -> None:
+async def test_forwards_of_sites_end_when_they_are_no_longer_permitted(tmp_path: Path, plane: str) -> None:
     sites = {"edge": {**ALL, "connections": 2}, "other": ALL}
     async with bed(tmp_path, sites, environment={DATA_PLANE: plane}) as one:
         fixed, dynamic = f"kube:6443:127.0.0.1:{one.echo.port}", "edge:1080"
@@ -129,7 +131,7 @@ async def test_forwards_of_sites(tmp_path: Path, plane: str) -> None:
             await one.links("other", 1)
 
 
-async def test_a_forward_with_the_name_of_a_site_that_a_reload_adds(tmp_path: Path) -> None:
+async def test_a_forward_with_the_name_of_a_site_that_a_reload_adds_ends(tmp_path: Path) -> None:
     async with bed(tmp_path, {"edge": ALL}) as one, one.ssh("edge", "other:6443:127.0.0.1:1") as ends:
         await one.links("edge", 1)
         added = {"other": {**one.files.authorized("other"), **ALL}}

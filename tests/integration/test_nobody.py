@@ -38,7 +38,7 @@ def kubemux(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_it_has_neither_a_name_nor_a_home() -> None:
+def test_the_uid_of_these_tests_has_neither_a_name_nor_a_home() -> None:
     program = "import os, pwd, pathlib\nfor ask in (lambda: pwd.getpwuid(os.getuid()), pathlib.Path.home):\n"
     program += "    try: print(ask())\n    except (KeyError, RuntimeError): print('none')"
     done = subprocess.run(
@@ -47,7 +47,7 @@ def test_it_has_neither_a_name_nor_a_home() -> None:
     assert done.stdout == "none\nnone\n"
 
 
-async def test_with_a_user_nothing_asks_who_runs_it(
+async def test_with_a_configured_user_the_uid_needs_no_name(
     sshd: Sshd, tmp_path: Path, certificates: Certificates
 ) -> None:
     folder = tmp_path / "daemon"

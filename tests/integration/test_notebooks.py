@@ -192,7 +192,7 @@ async def banner(entry: Path, host: str, stack: AsyncExitStack) -> bytes:
         return head.partition(b"\r\n")[0] + b" " + await reader.readline()
 
 
-async def test_a_hundred_at_once_lose_no_key(folder: Path, stack: ExitStack) -> None:
+async def test_of_a_hundred_connections_at_once_sshd_drops_none(folder: Path, stack: ExitStack) -> None:
     """A hundred connections, ten to each notebook; none has logged in when the last one arrives.
 
     With `ssh -J`, the jump host would also have a hundred connections without a login.

@@ -39,7 +39,7 @@ def states(daemon: Daemon) -> tuple[str, str]:
     return told(daemon)["lab"]["state"], lab["state"]
 
 
-async def test_links_and_probes_only_while_clients_are_there(
+async def test_there_are_links_and_probes_only_while_there_are_clients(
     sshd: Sshd, tmp_path: Path, certificates: Certificates
 ) -> None:
     port = free_port()
@@ -103,7 +103,7 @@ async def test_a_client_of_a_gateway_that_cannot_be_dialled_is_reset_and_the_nex
             assert not daemon.events("clients are refused")
 
 
-async def test_an_sshd_that_stops_without_clients_and_later_with_a_client(
+async def test_the_next_client_is_served_after_sshd_has_stopped_with_or_without_clients(
     sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
 ) -> None:
     sshd, port = sshd_factory(), free_port()
@@ -129,7 +129,7 @@ async def test_an_sshd_that_stops_without_clients_and_later_with_a_client(
             assert states(daemon)[0] == "up"
 
 
-async def test_orders_and_reloads_with_and_without_a_client(
+async def test_orders_and_reloads_dial_only_if_there_is_a_client(
     sshd: Sshd, tmp_path: Path, certificates: Certificates
 ) -> None:
     port = free_port()

@@ -34,7 +34,7 @@ def refuses_key(gateway: Watched) -> bool:
     return gateway.snapshot().reason == "host_key_changed"
 
 
-async def test_refused_keys_keep_no_good_one_away(sshd: NewerSshd) -> None:
+async def test_refused_keys_do_not_lock_out_a_good_key(sshd: NewerSshd) -> None:
     """Six gateways with wrong keys, under three names of the same sshd, and one with a good key, which dials
     last.
     """
@@ -76,7 +76,7 @@ def any_name(sshd: NewerSshd) -> str:
     return str(path)
 
 
-async def test_host_keys_that_we_refuse_keep_no_good_one_away(sshd: NewerSshd, tmp_path: Path) -> None:
+async def test_refused_host_keys_do_not_lock_out_a_good_gateway(sshd: NewerSshd, tmp_path: Path) -> None:
     """sshd also penalises a connection that leaves without a login, though less."""
     shared = Handshakes()
     other = ssh_keys.new_key(tmp_path / "other")
@@ -103,8 +103,8 @@ async def test_the_message_says_that_sshd_penalises_the_address(tmp_path: Path) 
     with NewerSshd(tmp_path / "sshd", config={"PerSourcePenalties": "authfail:60s"}) as sshd:
         wrong = config_for(sshd, identity_files=[str(sshd.new_identity("wrong", authorize=False))])
         assert (await failure(wrong)).reason == "auth_failed"
-        # sshd's listener learns of a failed login from its child process, a moment later. Its log may have
-        # another penalty by then, which shuts nobody out: for the connection that saw whether it has started.
+        # sshd's listener learns of a failed login from its child process, a moment later. The log may have an
+        # earlier penalty, which locks nobody out: for the connection that checked whether sshd listens.
         async with asyncio.timeout(60):
             while "activating" not in await asyncio.to_thread(sshd.log):
                 await asyncio.sleep(0.05)

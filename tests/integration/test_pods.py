@@ -68,7 +68,7 @@ def addresses() -> Iterator[tuple[str, str]]:
 
 
 ACCOUNT, *ROLE = pages.block("docs/notebooks.md", "The role", "yaml").split("---\n")
-"""As the page has them."""
+"""The service account and the role of the page."""
 
 
 async def kubectl(apiserver: ApiServer, admin: Path, *words: str, stdin: str | None = None) -> str:
@@ -92,16 +92,16 @@ async def place(apiserver: ApiServer, bed: Bed, name: str, address: str) -> None
     await kubectl(apiserver, bed.admin, "replace", "--raw", path, "-f", "-", stdin=json.dumps(now))
 
 
-async def led(bed: Bed, name: str, port: int = 22) -> str:
+async def reached(bed: Bed, name: str, port: int = 22) -> str:
     """Ask the entry for a pod. Returns the address that the client reached, or the entry's refusal."""
     status, came = await ask(bed.proxy, f"{name}.{bed.namespace}:{port}", b"x" * 15)
     return came.decode().strip() if status.startswith("200") else status
 
 
-async def led_to(bed: Bed, name: str, expected: str, seconds: float) -> None:
-    """Ask again and again until `led` returns what is expected. Raises AssertionError."""
+async def wait_reached(bed: Bed, name: str, expected: str, seconds: float) -> None:
+    """Ask again and again until `reached` returns what is expected. Raises AssertionError."""
     began = monotonic()
-    while (there := await led(bed, name)) != expected:
+    while (there := await reached(bed, name)) != expected:
         assert monotonic() - began < seconds, there
         await asyncio.sleep(0.05)
 
@@ -165,27 +165,27 @@ async def test_a_pod_is_found_where_it_is(bed: Bed, apiserver: ApiServer, etcd: 
     started = await wait_for_log(daemon, "pods watched", route="notebooks")
     assert (started["cluster"], started["pods"]) == ("prod", 0)
     await place(apiserver, bed, "nb-0", one)
-    await led_to(bed, "nb-0", one, FOUND_S)
+    await wait_reached(bed, "nb-0", one, FOUND_S)
     await place(apiserver, bed, "nb-0", other)
-    await led_to(bed, "nb-0", other, FOUND_S)
-    assert (await led(bed, "nb-0", 80)).startswith("404 ")
+    await wait_reached(bed, "nb-0", other, FOUND_S)
+    assert (await reached(bed, "nb-0", 80)).startswith("404 ")
     told = discovery(daemon)
     assert (told["state"], told["pods"], told["reason"]) == ("watching", 1, "")
 
     # The link is lost. kubemux still knows the pods, as its answers show.
     sshd.stop()
     await wait_for_log(daemon, "watch of pods broken", route="notebooks", reason="link_down")
-    unknown = await led(bed, "nb-1")
+    unknown = await reached(bed, "nb-1")
     assert unknown.startswith("404 kubemux: nb-1.")
     assert "its watch is broken" in unknown
-    assert not (await led(bed, "nb-0")).startswith("404 ")  # it is led there: it is the gateway that is down
+    assert not (await reached(bed, "nb-0")).startswith("404 "), "the pod is known; only the gateway is down"
     told = discovery(daemon)
     assert (told["state"], told["pods"], told["reason"]) == ("broken", 1, "link_down")
 
     # The pod moves meanwhile. The watch continues where it broke off, and finds the new address.
     await place(apiserver, bed, "nb-0", one)
     sshd.start()
-    await led_to(bed, "nb-0", one, 30.0)
+    await wait_reached(bed, "nb-0", one, 30.0)
     assert daemon.events("pods are listed again") == []
 
     # It moves once more, and etcd forgets how: all pods are listed again.
@@ -196,7 +196,7 @@ async def test_a_pod_is_found_where_it_is(bed: Bed, apiserver: ApiServer, etcd: 
     await place(apiserver, bed, "nb-0", other)
     await asyncio.to_thread(forget, etcd)
     sshd.start()
-    await led_to(bed, "nb-0", other, 30.0)
+    await wait_reached(bed, "nb-0", other, 30.0)
     assert [entry["route"] for entry in daemon.events("pods are listed again")] == ["notebooks"]
 
     # After a reload, changed routes watch other pods, and replaced clusters are watched anew.
@@ -207,9 +207,9 @@ async def test_a_pod_is_found_where_it_is(bed: Bed, apiserver: ApiServer, etcd: 
         content["clusters"]["prod"]["api_servers"].append(f"127.0.0.1:{free_port()}")
         daemon.config.write_text(json.dumps(content))
         daemon.signal(signal.SIGHUP)
-        await led_to(bed, "nb-0", there, 30.0)
+        await wait_reached(bed, "nb-0", there, 30.0)
 
     await kubectl(
         apiserver, bed.admin, "delete", "pod", "nb-0", "-n", bed.namespace, "--force", "--grace-period=0"
     )
-    await led_to(bed, "nb-0", gone, FOUND_S)
+    await wait_reached(bed, "nb-0", gone, FOUND_S)

@@ -106,7 +106,7 @@ async def test_the_daemon_probes_for_users_who_may_not_read_the_keys(
         assert "nor could the daemon be asked to probe for this user: " in gone.stderr
 
 
-async def test_a_file_that_is_wrong_is_not_the_daemons_business(sshd: Sshd, tmp_path: Path) -> None:
+async def test_with_an_invalid_file_the_daemon_is_not_asked(sshd: Sshd, tmp_path: Path) -> None:
     os.chown(sshd.identity, SOMEBODY, SOMEBODY)
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(json.dumps({"version": 1, "gateways": {"edge": gateway(sshd)}, "clusterz": {}}))

@@ -121,7 +121,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -
 
 
 @pytest.mark.parametrize(("command", "_seen"), COMMANDS)
-def test_ssh_through_each_program(desk: Desk, command: str, _seen: str) -> None:
+def test_ssh_works_through_each_program(desk: Desk, command: str, _seen: str) -> None:
     sent = pattern(100_000)
     done = desk.typed(f"ssh -o {shlex.quote(f'ProxyCommand={command}')} node-a cat", stdin=sent)
     assert (done.returncode, done.stdout == sent) == (0, True), done.stderr.decode()
@@ -134,7 +134,7 @@ def test_each_program_shows_the_reason_of_a_refusal(desk: Desk, command: str, se
     assert seen in done.stderr.decode().splitlines()[0]
 
 
-def test_the_recipe_for_ssh(desk: Desk) -> None:
+def test_the_recipe_for_ssh_works(desk: Desk) -> None:
     assert desk.said(f"{pages.shell(PAGE, 'nc, corkscrew, socat and others').strip()} echo here") == "here\n"
 
 
@@ -149,7 +149,7 @@ def curl(line: str, ca: str, *more: str) -> str:
 
 
 @pytest.mark.parametrize("line", CURLS, ids=["HTTP", "SOCKS5"])
-def test_curl_each_way(desk: Desk, ca: str, line: str) -> None:
+def test_curl_uploads_and_downloads(desk: Desk, ca: str, line: str) -> None:
     assert desk.said(curl(line, ca)) == "ok"
     (desk.home / "sent").write_bytes(pattern(MUCH))
     digest = hashlib.sha256(pattern(MUCH)).hexdigest()
@@ -169,7 +169,7 @@ def test_curl_each_way(desk: Desk, ca: str, line: str) -> None:
     ],
     ids=["unknown", "misspelt", "denied", "refused", "link down"],
 )
-def test_refusals(desk: Desk, asked: str, phrase: str, reply: int) -> None:
+def test_each_refusal_reaches_each_program(desk: Desk, asked: str, phrase: str, reply: int) -> None:
     host, _, port = asked.partition(":")
     done = desk.typed(f"nc -X connect -x 127.0.0.1:3128 {host} {port}")
     assert (done.returncode, f'"HTTP/1.1 {phrase}' in done.stderr.decode()) == (1, True), done.stderr
@@ -191,7 +191,7 @@ def test_a_request_for_a_plain_url_gets_a_remedy(desk: Desk) -> None:
 
 
 @pytest.mark.prometheus
-def test_the_recipe_for_prometheus(desk: Desk, ca: str, tmp_path: Path) -> None:
+def test_the_recipe_for_prometheus_works(desk: Desk, ca: str, tmp_path: Path) -> None:
     token = desk.home / "token"
     token.write_text(TOKEN)
     page = desk.here(pages.block(PAGE, "Prometheus", "yaml"))

@@ -93,7 +93,7 @@ def desk(apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @NEWER
-def test_the_recipe_and_its_files(desk: Desk) -> None:
+def test_the_recipe_for_kubectl_works_and_writes_the_file_of_the_page(desk: Desk) -> None:
     assert "kube-system" in desk.said(pages.shell(PAGE, "kubectl"))
     yaml = YAML(typ="safe")
     [told] = yaml.load(pages.block(PAGE, "kubectl", "yaml"))["clusters"]
@@ -107,13 +107,13 @@ def test_the_recipe_and_its_files(desk: Desk) -> None:
 
 
 @NEWER
-def test_the_recipe_for_helm(desk: Desk) -> None:
+def test_the_recipe_for_helm_works(desk: Desk) -> None:
     desk.said("kubemux kubeconfig export --proxy proxy --output ~/.kube/kubemux")
     assert desk.said(pages.shell(PAGE, "helm")).startswith("NAME")
 
 
 @NEWER
-def test_through_a_client_of_the_ssh_server(desk: Desk, apiserver: ApiServer) -> None:
+def test_kubectl_works_through_a_client_of_the_ssh_server(desk: Desk, apiserver: ApiServer) -> None:
     """By its SOCKS server (`-D`), with the names of an exported kubeconfig, and by one local port (`-L`)."""
     dynamic, local = free_port(), free_port()
     forwards = ["-D", f"127.0.0.1:{dynamic}", "-L", f"127.0.0.1:{local}:prod-eu:6443"]
@@ -126,7 +126,7 @@ def test_through_a_client_of_the_ssh_server(desk: Desk, apiserver: ApiServer) ->
             assert "kube-system" in desk.said(f"kubectl --kubeconfig ~/.kube/{name} get namespaces")
 
 
-def test_the_recipe_for_argo_cd(desk: Desk, apiserver: ApiServer) -> None:
+def test_the_recipe_for_argo_cd_works_for_kubectl(desk: Desk, apiserver: ApiServer) -> None:
     """No registry has Argo CD. It hands these values on to client-go, which kubectl has, too."""
     admin = "kubectl-old --kubeconfig ~/.kube/http --context prod-eu"
     account = "argocd-manager"
@@ -181,7 +181,7 @@ def test_the_user_sees_that_a_gateway_is_down(desk: Desk, kubectl: str, scheme: 
 
 
 @WAYS
-def test_an_entry_with_passwords(desk: Desk, kubectl: str, scheme: str) -> None:
+def test_kubectl_works_through_an_entry_with_passwords(desk: Desk, kubectl: str, scheme: str) -> None:
     """The export says where to add the password, and a later export keeps it."""
     file = desk.home / ".kube" / f"locked-{kubectl}-{scheme}"
     export = f"kubemux kubeconfig export --proxy locked --proxy-scheme {scheme} --output {file}"
@@ -227,6 +227,8 @@ def pod(apiserver: ApiServer, desk: Desk, tmp_path_factory: pytest.TempPathFacto
         ),
     ],
 )
-def test_everything_streams(desk: Desk, kubectl: str, scheme: str, by: Literal["SPDY", "WebSocket"]) -> None:
+def test_terminals_pipes_ports_and_logs_stream(
+    desk: Desk, kubectl: str, scheme: str, by: Literal["SPDY", "WebSocket"]
+) -> None:
     options = f"--kubeconfig={desk.home}/.kube/{scheme}", "--context=prod-eu"
     stream(Kubectl(desk.words(kubectl, *options), desk.environment), by=by)

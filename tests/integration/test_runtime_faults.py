@@ -64,7 +64,7 @@ async def test_a_busy_port_is_bound_once_it_is_free(
                 assert daemon.metric("kubemux_cluster_listening", cluster="blocked") == 1
 
 
-async def test_gateways_that_cannot_be_reached(
+async def test_gateways_that_cannot_be_reached_are_reported(
     sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
 ) -> None:
     sshd, stopped, closed_off, elsewhere = (
@@ -168,7 +168,7 @@ async def test_a_frozen_sshd_is_noticed_in_time(
 async def test_clients_are_held_while_the_link_is_down(
     sshd: Sshd, tmp_path: Path, certificates: Certificates
 ) -> None:
-    """They are served if a link is up within hold_timeout, and reset if not.
+    """Clients are served if a link is up within hold_timeout, and reset if not.
 
     A reload changes hold_timeout.
     """

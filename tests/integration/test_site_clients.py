@@ -29,7 +29,7 @@ def of_the_page(client: str) -> str:
     return block.partition("```")[0]
 
 
-async def test_other_clients_can_be_sites(tmp_path: Path) -> None:
+async def test_dropbear_and_putty_can_be_sites(tmp_path: Path) -> None:
     files, proxy = SshServerFiles(tmp_path / "ssh"), Endpoint("127.0.0.1", free_port())
     home = tmp_path / "home"
     (home / ".ssh").mkdir(parents=True)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.sshd
 SECONDS = 60.0
 
 
-async def test_the_oldest_idle_connection_without_a_forward_goes(tmp_path: Path) -> None:
+async def test_the_oldest_idle_connection_without_a_forward_is_closed(tmp_path: Path) -> None:
     async with bed(tmp_path, {"edge": ALL}) as one, AsyncExitStack() as stack:
         serves = await stack.enter_async_context(one.ssh("edge", "edge:1080"))
         await one.links("edge", 1)

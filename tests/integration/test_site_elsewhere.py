@@ -172,7 +172,9 @@ async def test_a_site_whose_address_changes_is_back_at_once(tmp_path: Path, far:
         await second.communicate()
 
 
-async def test_a_site_without_network_and_a_closed_lid(tmp_path: Path, far: FarSshd) -> None:
+async def test_a_site_comes_back_after_a_network_failure_and_after_sleep(
+    tmp_path: Path, far: FarSshd
+) -> None:
     """Both sides receive nothing for longer than their keepalives, not even an end of file. With a closed lid
     the site's ssh does not run either. Clients wait for the next login.
     """

@@ -92,7 +92,9 @@ async def test_a_site_has_64_forwards(tmp_path: Path) -> None:
 
 
 async def test_the_site_itself_limits_what_kubemux_reaches(tmp_path: Path) -> None:
-    """`permit` lets both through, the site's PermitRemoteOpen one. A fixed forward is not its business."""
+    """`permit` allows both targets, and the site's PermitRemoteOpen only one. Neither is about a fixed
+    forward.
+    """
     async with Echo() as other, bed(tmp_path, {"edge": ALL}) as one:
         forwards = ("-R", "edge:1080", "-R", f"kube:7:{other.endpoint}")
         limits = ("-o", f"PermitRemoteOpen={one.echo}")

@@ -58,7 +58,7 @@ async def test_one_login_more_replaces_the_oldest_link_and_cuts_nothing(tmp_path
                 assert await one.ask(here, payload) == (OPENED, payload)
 
 
-async def test_a_site_that_is_silent_is_found_and_its_next_login_does_not_wait(tmp_path: Path) -> None:
+async def test_a_site_that_is_silent_is_detected_and_its_next_login_does_not_wait(tmp_path: Path) -> None:
     keepalive = {"interval": "1s", "max_missed": 3}
     sites = {
         "edge": {**ALL, "keepalive": keepalive},
@@ -76,7 +76,7 @@ async def test_a_site_that_is_silent_is_found_and_its_next_login_does_not_wait(t
             assert status.startswith(("503 ", "504 ")), status
         async with one.ssh("lid", "lid:1080") as dead:
             await one.links("lid", 1)
-            dead.process.send_signal(signal.SIGSTOP)  # nobody finds out for two hours
+            dead.process.send_signal(signal.SIGSTOP)  # its keepalive would take two hours
             async with one.ssh("lid", "lid:1080"):
                 site = await one.until("lid", "the second link", lambda site: site["reconnects"] == 1)
                 payload = pattern(10_000)

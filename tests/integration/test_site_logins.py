@@ -17,7 +17,7 @@ COUNT: Final = 60
 
 
 def test_all_sites_come_back_after_a_restart(tmp_path: Path) -> None:
-    """All of them log in, although each dials only once: with `sources` they wait for their turn."""
+    """All sites log in, although each dials only once: with `sources` they wait for their turn."""
     with dialled(tmp_path, COUNT) as (daemon, fleet):
         back = restart_and_measure(daemon, fleet, COUNT)
         assert back.came == fleet.running == COUNT

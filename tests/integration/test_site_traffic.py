@@ -45,7 +45,7 @@ async def served(files: SshServerFiles, folder: Path, *servers: Server) -> Async
         assert daemon.metric("kubemux_gateway_reconnects_total", gateway=NAME) == 0
 
 
-async def test_200_megabytes_each_way_while_the_client_changes_keys(tmp_path: Path) -> None:
+async def test_200_megabytes_arrive_each_way_while_the_client_changes_keys(tmp_path: Path) -> None:
     files, log = SshServerFiles(tmp_path / "ssh"), tmp_path / "ssh.log"
     options = ("-v", "-E", str(log), "-o", "RekeyLimit=32M", "-R", f"{NAME}:1080")
     async with (
@@ -64,7 +64,7 @@ async def test_200_megabytes_each_way_while_the_client_changes_keys(tmp_path: Pa
     assert log.read_text().count("set_newkeys: rekeying") >= SIZE // (32 << 20)
 
 
-async def test_500_connections_at_once(tmp_path: Path) -> None:
+async def test_500_connections_at_once_are_served(tmp_path: Path) -> None:
     """Each client sends its own bytes and an end of file, and then gets their checksum."""
     files = SshServerFiles(tmp_path / "ssh")
     async with (

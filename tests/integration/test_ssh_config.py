@@ -60,7 +60,7 @@ def alias(name: str, path: Path, **more: object) -> GatewayConfig:
     return read(GatewayConfig, {"host": name, "ssh_config": str(path), "connect_timeout": "5s", **more})
 
 
-async def test_aliases_and_proxyjump_through_the_daemon(
+async def test_the_daemon_reaches_aliases_with_proxyjump(
     sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
 ) -> None:
     first, middle, last = sshd_factory(), sshd_factory(), sshd_factory()

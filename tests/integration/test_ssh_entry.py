@@ -37,7 +37,7 @@ def bed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 # ------------------------------------------------------------------------------------------ OpenSSH's client
 
 
-def test_proxyjump_to_a_host_by_name(bed: Jumping) -> None:
+def test_proxyjump_reaches_a_host_by_name(bed: Jumping) -> None:
     said = bed.desk.said("ssh -J bastion node-jump 'echo $SSH_CONNECTION'")
     assert said.split()[2:] == ["127.0.0.1", str(bed.sshd.port)]
 
@@ -50,12 +50,12 @@ def test_proxyjump_to_a_host_by_name(bed: Jumping) -> None:
     assert line["target"] == f"127.0.0.1:{bed.sshd.port}"
 
 
-def test_a_cluster_that_has_no_port_by_its_name(bed: Jumping) -> None:
+def test_a_cluster_that_has_no_port_is_reached_by_its_name(bed: Jumping) -> None:
     """The upload ends with an end of file, and the answer arrives after it (half-close)."""
     assert bed.desk.said("printf hello | ssh -W PROD-EU:6443 bastion") == f"{HELLO}\n"
 
 
-def test_bulk_in_both_directions_during_rekeying(bed: Jumping) -> None:
+def test_bulk_arrives_in_both_directions_during_rekeying(bed: Jumping) -> None:
     jump = "ssh -o RekeyLimit=4M -W prod-eu:443 bastion"
     expected = hashlib.sha256(BLOCK * (MUCH // len(BLOCK))).hexdigest()
     assert (
@@ -69,14 +69,14 @@ def test_bulk_in_both_directions_during_rekeying(bed: Jumping) -> None:
     )
 
 
-def test_one_local_port(bed: Jumping) -> None:
+def test_a_local_port_of_the_client_leads_to_a_cluster(bed: Jumping) -> None:
     port = free_port()
     with bed.desk.started("ssh", "-N", "-L", f"127.0.0.1:{port}:prod-eu:443", "bastion"):
         wait_for_port(port)
         assert bed.desk.said(f"curl -sS http://127.0.0.1:{port}/70000 | wc -c").strip() == "70000"
 
 
-def test_many_at_once_through_a_socks_server_of_the_client(bed: Jumping) -> None:
+def test_many_connections_at_once_pass_a_socks_server_of_the_client(bed: Jumping) -> None:
     half = 50 if bed.plane == "asyncssh" else 250  # one after another, they take 20 ms each there
     port = free_port()
     curl = (
@@ -92,7 +92,7 @@ def test_many_at_once_through_a_socks_server_of_the_client(bed: Jumping) -> None
     assert said.split() == [str(2 * half), "200", "1000"]
 
 
-def test_control_master(bed: Jumping) -> None:
+def test_clients_share_the_connection_of_a_control_master(bed: Jumping) -> None:
     """Several ssh clients share one connection."""
     logins = len(bed.daemon.events("logged in"))
     said = bed.desk.said(
@@ -173,7 +173,9 @@ def others(bed: Jumping) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(("client", "netcat"), [("dbclient", "-B"), ("plink", "-nc")])
-def test_other_clients(bed: Jumping, others: dict[str, list[str]], client: str, netcat: str) -> None:
+def test_dropbear_and_putty_reach_a_cluster_and_get_no_shell(
+    bed: Jumping, others: dict[str, list[str]], client: str, netcat: str
+) -> None:
     words = others[client]
     ask = [*words, netcat, "prod-eu:443", "ops@127.0.0.1"]
     assert bed.desk.said(f"printf hello | {' '.join(ask)}").strip() == HELLO
@@ -315,7 +317,7 @@ def test_a_site_reaches_targets_whose_allow_names_it(bed: Jumping) -> None:
 # ----------------------------------------------------------------------------------------------- operators
 
 
-def test_it_is_an_entry_like_any_other(bed: Jumping) -> None:
+def test_metrics_and_status_have_the_ssh_server_as_an_entry(bed: Jumping) -> None:
     daemon = bed.daemon
 
     def counted() -> tuple[float, float]:

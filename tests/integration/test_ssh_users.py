@@ -116,7 +116,7 @@ def test_a_stop_lets_channels_end_and_opens_no_others(tmp_path: Path) -> None:
         assert daemon.wait_ended() == 0
 
 
-def test_a_user_may_not_fill_the_daemon(tmp_path: Path) -> None:
+def test_the_connections_and_channels_of_a_user_are_limited(tmp_path: Path) -> None:
     with jumping(tmp_path) as bed, ExitStack() as stack:
         clients, daemon = Clients(bed, stack), bed.daemon
         limits = {"connections": 2, "max_channels": 3}

@@ -170,7 +170,7 @@ async def test_a_second_signal_ends_removed_clusters_that_drain(sshd: Sshd, tmp_
         await asyncio.to_thread(run, echo)
 
 
-async def test_signals_without_end_do_not_spoil_a_stop(tmp_path: Path) -> None:
+async def test_repeated_signals_do_not_change_the_exit_code_of_a_stop(tmp_path: Path) -> None:
     """Signals come at every moment from the begin of the stop to the end of the process. The process exits
     with 0, and is not killed by a signal.
     """

@@ -103,7 +103,7 @@ async def test_stop_and_drain_do_not_wait_for_a_server_that_reads_nothing(
     await asyncio.to_thread(run)
 
 
-async def test_a_client_that_reset_is_let_go_although_nothing_moves(
+async def test_a_client_that_reset_is_dropped_although_no_byte_moves(
     sshd: Sshd, deaf: Deaf, tmp_path: Path
 ) -> None:
     def run() -> None:
@@ -172,7 +172,7 @@ async def test_a_reload_while_stopping_changes_nothing(sshd: Sshd, deaf: Deaf, t
     await asyncio.to_thread(run)
 
 
-async def test_a_stop_amid_arriving_clients_is_a_stop(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_stop_while_clients_arrive_leaves_none_open(sshd: Sshd, tmp_path: Path) -> None:
     """SIGTERM while clients are being accepted: none of them is left open, and nothing hangs."""
 
     def run(server: Endpoint) -> None:

@@ -67,7 +67,7 @@ def snapshot(daemon: Daemon, section: str) -> dict[str, object]:
     return dict(one)
 
 
-async def test_a_cluster_and_an_entry_are_reached_by_them_alone(tmp_path: Path) -> None:
+async def test_a_cluster_and_an_entry_are_reached_by_unix_sockets_alone(tmp_path: Path) -> None:
     straight, proxy = tmp_path / "straight.sock", tmp_path / "proxy.sock"
     async with Echo() as echo:
         entry = {"listen": f"unix:{proxy}", "mode": "0666"}
