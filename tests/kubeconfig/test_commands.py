@@ -60,7 +60,7 @@ class Desk:
         self.kubeconfig.write_bytes(yaml.dump(fresh(root)))
 
     def run(self, command: str, *args: str | Path) -> Result:
-        # An empty HOME: the default base is this test's affair too.
+        # An empty HOME, so that the default base is the test's, too.
         env = {"HOME": str(self.folder), "KUBECONFIG": "", "KUBEMUX_CONFIG": str(self.config)}
         return CliRunner().invoke(main, ["kubeconfig", command, *map(str, args)], env=env)
 
@@ -122,7 +122,7 @@ def test_kubectl_reads_an_imported_and_exported_context(desk: Desk, certificates
 
 
 @pytest.mark.kubectl
-def test_kubectl_may_write_in_between(desk: Desk) -> None:
+def test_changes_that_kubectl_makes_between_two_exports_stay(desk: Desk) -> None:
     desk.imported("prod", "yes")
     output = desk.folder / "out"
     assert desk.run("export", "--cluster", "yes", "--output", output).exit_code == 0
@@ -159,7 +159,9 @@ def test_export_to_the_base_kubeconfig_keeps_a_backup(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("output", [[], ["--output", "-"]], ids=["without output", "to -"])
-def test_export_prints(desk: Desk, output: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_without_an_output_file_prints_and_writes_nothing(
+    desk: Desk, output: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     desk.imported("prod", "PROD")
     monkeypatch.chdir(desk.folder)  # where a file `-` would be made
     before = desk.files()
@@ -187,7 +189,7 @@ def test_export_prints(desk: Desk, output: list[str], monkeypatch: pytest.Monkey
         (["--proxy", "proxy", "--proxy-scheme", "https"], 2, "'https' is not one of 'http', 'socks5'"),
     ],
 )
-def test_export_refusals(
+def test_a_refused_export_writes_nothing(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, args: list[str], code: int, message: str
 ) -> None:
     monkeypatch.chdir(desk.folder)
@@ -199,7 +201,7 @@ def test_export_refusals(
     assert desk.files() == before
 
 
-def test_export_by_name_and_back(desk: Desk) -> None:
+def test_an_export_changes_a_context_to_by_name_and_back(desk: Desk) -> None:
     desk.imported("prod")
     desk.config.write_text(desk.config.read_text() + 'entries: {proxy: {listen: "127.0.0.1:3128"}}\n')
     output = desk.folder / "out"
@@ -218,7 +220,7 @@ def load_cluster(desk: Desk, output: Path, *options: str) -> Mapping[str, object
     return load([output]).clusters["kubemux:prod"]
 
 
-def test_importing_again_a_cluster_that_lost_its_listener(desk: Desk) -> None:
+def test_importing_again_does_not_restore_a_removed_listener(desk: Desk) -> None:
     desk.imported("prod")
     without = re.sub(r' +listen: "127.0.0.1:16443"\n', "", desk.config.read_text())
     desk.config.write_text(without + 'entries: {proxy: {listen: "127.0.0.1:3128"}}\n')
@@ -328,7 +330,7 @@ def test_import_of_an_exported_file_names_its_backup(desk: Desk) -> None:
     assert f"original kubeconfig; exports kept: {output}.bak\n" in desk.run("import", *again).stderr
 
 
-def test_a_preview_warns_too(desk: Desk) -> None:
+def test_an_import_that_is_only_printed_warns_too(desk: Desk) -> None:
     desk.config.write_text(
         f"version: 1\ngateways: {{edge: {{host: edge, agent: true, known_hosts: [{desk.config}]}}}}\n"
     )
@@ -410,7 +412,7 @@ def test_import_keeps_comments_mode_and_ports(desk: Desk, certificates: Certific
         ),
     ],
 )
-def test_import_refusals_write_nothing(
+def test_a_refused_import_writes_nothing(
     desk: Desk, certificates: Certificates, args: list[str], code: int, message: str
 ) -> None:
     desk.contexts("prod", "line\nbreak", ca=certificates.ca)
@@ -421,7 +423,7 @@ def test_import_refusals_write_nothing(
     assert desk.files() == before
 
 
-def test_a_failed_import_takes_its_ca_files_back(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_import_removes_its_ca_files(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     before = desk.files()
 
     def refuse(data: bytes, path: str, scrutiny: Scrutiny) -> None:
@@ -436,7 +438,7 @@ def test_a_failed_import_takes_its_ca_files_back(desk: Desk, monkeypatch: pytest
     assert desk.files() == before
 
 
-def test_import_can_show_or_write_elsewhere(desk: Desk) -> None:
+def test_import_can_print_the_result_or_write_another_file(desk: Desk) -> None:
     before = desk.files()
     args = (
         "--kubeconfig",
@@ -482,7 +484,7 @@ def test_import_uses_no_port_with_a_listener(desk: Desk, monkeypatch: pytest.Mon
 
 
 @pytest.mark.kubectl
-def test_the_path_of_a_server_comes_in_and_goes_out(desk: Desk) -> None:
+def test_the_path_of_a_server_is_imported_and_exported(desk: Desk) -> None:
     desk.kubeconfig.write_text(
         desk.kubeconfig.read_text().replace(
             "https://10.0.0.3:6443", "https://rancher.example/k8s/clusters/c-1"
@@ -548,7 +550,7 @@ def test_a_stored_ca_file_that_differs_is_replaced_by_an_import(
     assert stored.read_bytes() == certificates.ca.read_bytes()
 
 
-def test_in_cluster_without_a_kubeconfig(
+def test_in_cluster_is_imported_without_a_kubeconfig(
     desk: Desk, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     account = desk.folder / "serviceaccount"

@@ -41,7 +41,7 @@ users:
     assert found.users["plugin"] == {"exec": {"command": "aws"}}
 
 
-def test_the_first_file_wins_and_wins_whole(tmp_path: Path) -> None:
+def test_an_entry_comes_whole_from_the_first_file_that_has_it(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.write_text("users: [{name: red, user: {token: first}}]")
     two.write_text(
@@ -50,7 +50,7 @@ def test_the_first_file_wins_and_wins_whole(tmp_path: Path) -> None:
     assert dict(load([one, two]).users) == {"red": {"token": "first"}, "blue": {"token": "only"}}
 
 
-def test_default_files_are_kubectls(tmp_path: Path) -> None:
+def test_the_default_files_are_those_of_kubectl(tmp_path: Path) -> None:
     home, other = tmp_path / ".kube" / "config", tmp_path / "other"
     assert default_files({"HOME": str(tmp_path)}) == []
     home.parent.mkdir()
@@ -70,14 +70,14 @@ def test_default_files_are_kubectls(tmp_path: Path) -> None:
         ("contexts:\n- name: a\n  context: {}\n- name: a\n", 4, "'a' is there twice"),
     ],
 )
-def test_another_shape_is_refused_with_its_line(text: str, line: int, message: str) -> None:
+def test_an_invalid_structure_is_refused_with_its_line(text: str, line: int, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(yaml.parse(text.encode(), "file"))
     assert message in caught.value.render()
     assert caught.value.problems[0].line == line
 
 
-def test_no_secret_in_the_repr(tmp_path: Path) -> None:
+def test_the_repr_shows_no_secret(tmp_path: Path) -> None:
     path = tmp_path / "config"
     path.write_text("users: [{name: a, user: {token: hunter2}}]")
     assert "hunter2" not in repr(load([path]))

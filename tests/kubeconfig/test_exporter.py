@@ -25,7 +25,7 @@ contexts: [{name: prod, context: {cluster: direct, user: admin, namespace: web}}
 """)
 
 
-def test_a_new_kubeconfig() -> None:
+def test_a_new_kubeconfig_has_the_exported_contexts() -> None:
     data, report = new([target("prod", 16443), target("other", 16444)], BASE)
     found = read(data)
     assert found.clusters["kubemux:prod"] == {
@@ -40,13 +40,13 @@ def test_a_new_kubeconfig() -> None:
     assert report.notes == ["other: the base kubeconfig has no user for a context of this name: see --base"]
 
 
-def test_without_a_ca_file_the_base_cluster_s_ca_is_taken() -> None:
+def test_without_a_ca_file_the_ca_of_the_base_cluster_is_used() -> None:
     data, report = new([target(ca=None)], BASE)
     assert read(data).clusters["kubemux:prod"]["certificate-authority-data"] == "QkFTRQ=="
     assert report.notes == []
 
 
-def test_weakened_verification_gets_a_note() -> None:
+def test_a_cluster_without_any_ca_gets_a_note() -> None:
     data, report = new([target(ca=None)], Kubeconfig())
     assert "certificate-authority-data" not in read(data).clusters["kubemux:prod"]
     assert "set clusters.prod.tls.ca_file" in report.notes[0]
@@ -79,7 +79,7 @@ LOGGED_IN = "http://ci:secret@127.0.0.1:3128"
         ("https://prod:6443", LOGGED_IN, BY_SOCKS, "socks5://127.0.0.1:3128"),
     ],
 )
-def test_a_proxy_url_is_the_exports_or_the_users(
+def test_an_export_keeps_what_a_user_has_added_to_a_proxy_url(
     server: str, proxy_url: str | None, exported: Target, expected: str | None
 ) -> None:
     """A user may have added a `proxy-url` to a listener's context, or a password to an exported one."""
@@ -158,7 +158,7 @@ def section_of(text: str, section: str) -> object:
 
 @settings(max_examples=50, deadline=None)  # each reads and writes YAML three times
 @given(kubeconfigs(), st.lists(names, unique=True, min_size=1, max_size=3))
-def test_everything_else_survives(kubeconfig: tuple[str, list[str]], exported: list[str]) -> None:
+def test_an_export_keeps_everything_else(kubeconfig: tuple[str, list[str]], exported: list[str]) -> None:
     text, comments = kubeconfig
     before, output = read(text), document(text)
     export(output, before, [target(name, 16443 + index) for index, name in enumerate(exported)])

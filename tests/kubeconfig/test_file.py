@@ -19,7 +19,7 @@ def mode(path: Path) -> int:
 @pytest.mark.parametrize(
     ("wanted", "before", "after"), [(0o600, None, 0o600), (0o600, 0o644, 0o600), (None, 0o640, 0o640)]
 )
-def test_the_mode_is_the_wanted_one_or_stays(
+def test_the_file_gets_the_wanted_mode_or_keeps_its_own(
     tmp_path: Path, wanted: int | None, before: int | None, after: int
 ) -> None:
     path = tmp_path / "config"
@@ -67,7 +67,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_symlink_stays_one_and_its_target_is_replaced(tmp_path: Path) -> None:
+def test_a_symlink_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     target, link = tmp_path / "real" / "config", tmp_path / "link"
     target.write_bytes(b"old")
@@ -77,7 +77,7 @@ def test_a_symlink_stays_one_and_its_target_is_replaced(tmp_path: Path) -> None:
     assert target.read_bytes() == b"new"
 
 
-def test_a_dangling_symlink_gets_its_target(tmp_path: Path) -> None:
+def test_the_missing_target_of_a_symlink_is_made(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to("config")
     file.replace(link, b"new", mode=0o600)
@@ -123,7 +123,7 @@ def test_the_lock_admits_one_holder_at_a_time(tmp_path: Path) -> None:
     assert not list(path.parent.iterdir())
 
 
-def test_the_lock_goes_when_the_block_fails(tmp_path: Path) -> None:
+def test_the_lock_is_released_when_the_block_fails(tmp_path: Path) -> None:
     path = tmp_path / "config"
     with pytest.raises(KeyError), file.locked(path):
         raise KeyError
@@ -163,7 +163,9 @@ def given(path: Path) -> Path:
 @pytest.mark.parametrize(
     "kind", ["file", "link to a file", "link to nothing", "folder", "link to a folder", "file of a folder"]
 )
-def test_anothers_file_in_a_shared_folder_is_left_alone(sticky: Path, tmp_path: Path, kind: str) -> None:
+def test_a_file_of_another_user_in_a_shared_folder_is_left_alone(
+    sticky: Path, tmp_path: Path, kind: str
+) -> None:
     trap, elsewhere = sticky / "config", tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "config").write_bytes(b"old")
@@ -193,7 +195,7 @@ def test_anothers_file_in_a_shared_folder_is_left_alone(sticky: Path, tmp_path: 
     assert {found: found.read_bytes() for found in tmp_path.rglob("*") if found.is_file()} == before
 
 
-def test_our_own_file_is_replaced_and_so_is_a_users_in_their_folder(sticky: Path, tmp_path: Path) -> None:
+def test_our_own_file_and_a_users_file_in_their_folder_are_replaced(sticky: Path, tmp_path: Path) -> None:
     for name in ("own", "new"):
         path = sticky / name
         if name == "own":

@@ -32,24 +32,24 @@ def kubeconfig(*contexts: str, **cluster: object) -> Kubeconfig:
     )
 
 
-def take(found: Kubeconfig, *chosen: str, pod: Imported | None = None) -> list[Imported]:
+def imported(found: Kubeconfig, *chosen: str, pod: Imported | None = None) -> list[Imported]:
     return select(found, chosen, gateway="eu", origin="kubeconfig", in_cluster=pod)
 
 
 def refused(found: Kubeconfig, *chosen: str, pod: Imported | None = None) -> str:
     with pytest.raises(ConfigError) as caught:
-        take(found, *chosen, pod=pod)
+        imported(found, *chosen, pod=pod)
     return caught.value.render()
 
 
 @given(st.lists(names.filter(str.isprintable), min_size=1, unique=True), st.data())
-def test_exactly_the_named_contexts_are_taken(there: list[str], data: st.DataObject) -> None:
+def test_exactly_the_named_contexts_are_imported(there: list[str], data: st.DataObject) -> None:
     wanted = data.draw(st.lists(st.sampled_from(there), min_size=1))
-    assert [cluster.name for cluster in take(kubeconfig(*there), *wanted)] == list(dict.fromkeys(wanted))
+    assert [cluster.name for cluster in imported(kubeconfig(*there), *wanted)] == list(dict.fromkeys(wanted))
 
 
 @pytest.mark.parametrize("near", ["Prod", "prod ", "pro", "prod2", "*", "prod*", ""])
-def test_a_near_miss_is_an_error_that_lists_those_there_are(near: str) -> None:
+def test_a_name_that_nearly_matches_is_an_error_that_lists_the_contexts(near: str) -> None:
     report = refused(kubeconfig("prod", "dev"), "dev", near)
     assert f"kubeconfig: contexts: there is no context {near!r}" in report
     assert "there are: 'dev', 'prod'" in report
@@ -65,10 +65,10 @@ def test_an_import_without_a_context_name_is_refused() -> None:
     assert "there are: 'in-cluster', 'prod'" in report
 
 
-def test_in_cluster_is_a_name_like_any_other() -> None:
-    assert take(kubeconfig("prod"), "prod", pod=POD)[0].api_server.host == "10.0.0.1"
-    assert take(kubeconfig("prod"), "in-cluster", pod=POD) == [POD]
-    assert take(kubeconfig("in-cluster"), "in-cluster", pod=POD)[0].gateway == "eu"
+def test_a_context_called_in_cluster_comes_before_the_service_account() -> None:
+    assert imported(kubeconfig("prod"), "prod", pod=POD)[0].api_server.host == "10.0.0.1"
+    assert imported(kubeconfig("prod"), "in-cluster", pod=POD) == [POD]
+    assert imported(kubeconfig("in-cluster"), "in-cluster", pod=POD)[0].gateway == "eu"
     outside = refused(kubeconfig("prod"), "in-cluster")
     assert (
         "there is no context 'in-cluster', and this is no pod: KUBERNETES_SERVICE_HOST and _PORT are not set"
@@ -78,7 +78,7 @@ def test_in_cluster_is_a_name_like_any_other() -> None:
 
 
 @pytest.mark.parametrize(("mode", "named"), [(0o600, True), (0o644, False), (0o640, False)])
-def test_the_service_account(tmp_path: Path, mode: int, named: bool) -> None:
+def test_the_service_account_of_a_pod_is_imported(tmp_path: Path, mode: int, named: bool) -> None:
     (tmp_path / "token").touch()
     (tmp_path / "token").chmod(mode)
     environ = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "6443"}
@@ -112,7 +112,7 @@ def test_the_service_account(tmp_path: Path, mode: int, named: bool) -> None:
         ),
     ],
 )
-def test_server_urls(server: str, endpoint: Endpoint, path: str) -> None:
+def test_a_server_url_is_parsed(server: str, endpoint: Endpoint, path: str) -> None:
     assert server_url(server) == (endpoint, path)
 
 
@@ -131,20 +131,20 @@ def test_server_urls(server: str, endpoint: Endpoint, path: str) -> None:
         ("", "not a valid"),
     ],
 )
-def test_servers_that_a_tunnel_cannot_stand_for(server: str, message: str) -> None:
+def test_servers_that_a_tunnel_cannot_replace_are_refused(server: str, message: str) -> None:
     report = refused(kubeconfig("prod", server=server), "prod")
     assert "contexts.prod: " in report
     assert message in report
     assert "secret" not in report
 
 
-def test_the_server_name_is_the_kubeconfigs_else_the_host(certificates: Certificates) -> None:
+def test_the_server_name_is_that_of_the_kubeconfig_or_else_the_host(certificates: Certificates) -> None:
     pem = certificates.ca.read_bytes()
     data = base64.b64encode(pem).decode()
     named = kubeconfig("prod", **{"tls-server-name": "kubernetes", "certificate-authority-data": data})
-    assert take(named, "prod") == [Imported("prod", "eu", Endpoint("10.0.0.1", 6443), "kubernetes", pem)]
+    assert imported(named, "prod") == [Imported("prod", "eu", Endpoint("10.0.0.1", 6443), "kubernetes", pem)]
     plain = kubeconfig("prod", **{"certificate-authority": "/etc/ca.crt"})
-    assert take(plain, "prod") == [
+    assert imported(plain, "prod") == [
         Imported("prod", "eu", Endpoint("10.0.0.1", 6443), "10.0.0.1", Path("/etc/ca.crt"))
     ]
 
@@ -157,14 +157,14 @@ def test_bad_ca_data_is_refused_without_showing_it(data: str) -> None:
 
 
 def test_skip_verify_gets_a_warning() -> None:
-    [cluster] = take(kubeconfig("prod", **{"insecure-skip-tls-verify": True}), "prod")
+    [cluster] = imported(kubeconfig("prod", **{"insecure-skip-tls-verify": True}), "prod")
     assert cluster.ca is None
     assert cluster.notes[0].startswith("WARNING: prod:")
     assert "tls_untrusted" in cluster.notes[0]
 
 
 def test_a_proxy_that_is_not_imported_gets_a_warning() -> None:
-    [cluster] = take(kubeconfig("prod", **{"proxy-url": "socks5://localhost:1080"}), "prod")
+    [cluster] = imported(kubeconfig("prod", **{"proxy-url": "socks5://localhost:1080"}), "prod")
     assert cluster.notes == (
         "WARNING: prod: its proxy-url is not used: the gateway eu must reach 10.0.0.1:6443 without it",
     )
@@ -189,19 +189,20 @@ HERE = [
     "host",
     ["10.0.0.1", "[fd00::1]", "localhost.example.com", "mylocalhost", "docker.internal.example", "internal"],
 )
-def test_an_address_that_means_the_same_everywhere(host: str) -> None:
+def test_an_address_that_means_the_same_everywhere_is_kept(host: str) -> None:
     assert not means_this_machine(host.strip("[]"))
-    [cluster] = take(kubeconfig("prod", server=f"https://{host}:6443"), "prod")
+    [cluster] = imported(kubeconfig("prod", server=f"https://{host}:6443"), "prod")
     assert not cluster.is_moved
     assert cluster.server_name == host.strip("[]")
 
 
 @pytest.mark.parametrize("host", HERE)
-def test_the_end_of_a_tunnel_is_checked_for_the_name_that_every_certificate_has(host: str) -> None:
+def test_a_loopback_server_behind_a_gateway_is_verified_as_kubernetes(host: str) -> None:
     server = f"https://{host}:6443"
-    assert take(kubeconfig("prod", server=server), "prod")[0].server_name == "kubernetes"
+    assert imported(kubeconfig("prod", server=server), "prod")[0].server_name == "kubernetes"
     assert (
-        take(kubeconfig("prod", server=server, **{"tls-server-name": "api"}), "prod")[0].server_name == "api"
+        imported(kubeconfig("prod", server=server, **{"tls-server-name": "api"}), "prod")[0].server_name
+        == "api"
     )
     [here] = select(kubeconfig("prod", server=server), ["prod"], gateway="direct", origin="", in_cluster=None)
     assert here.server_name == host.strip("[]").replace("%25", "%").lower()
@@ -354,7 +355,7 @@ def test_importing_again_changes_nothing(chosen: list[str]) -> None:
     assert set(loader.parse(once.encode(), "").clusters) == {"old", *chosen}
 
 
-def test_no_port_left_and_no_such_gateway() -> None:
+def test_without_a_free_port_or_the_gateway_nothing_is_imported() -> None:
     with pytest.raises(ConfigError) as caught:
         merged(CONFIG, direct("a"), direct("b"), ports=range(16443, 16446))
     assert "no port is left for 'b'" in caught.value.render()
@@ -384,7 +385,7 @@ def test_the_path_of_a_server_is_kept() -> None:
     assert result.notes == ["r: base_path stays /k8s/clusters/c-1, although its server has none"]
 
 
-def test_a_name_that_no_cluster_may_have_is_refused_before_it_is_said() -> None:
+def test_an_invalid_name_is_refused_without_printing_its_control_characters() -> None:
     report = refused(kubeconfig("p\x1b]0;x\u202e"), "p\x1b]0;x\u202e")
     assert report.replace("\n", "").isprintable()
     assert "its name has characters that no cluster's may have" in report
@@ -412,8 +413,8 @@ def test_ca_names_stay_in_their_folder(name: str) -> None:
     assert file != ca_name(name, b"another")
 
 
-def test_numbers_are_names_too() -> None:
+def test_names_may_be_numbers() -> None:
     found = read(
         "clusters: [{name: 1, cluster: {server: 'https://h'}}]\ncontexts: [{name: 42, context: {cluster: 1}}]"
     )
-    assert take(found, "42")[0].api_server == Endpoint("h", 443)
+    assert imported(found, "42")[0].api_server == Endpoint("h", 443)

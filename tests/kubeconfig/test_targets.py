@@ -84,7 +84,7 @@ def test_a_name_that_clients_cannot_ask_for_needs_a_dns_name(name: str) -> None:
     }
 
 
-def test_an_entry_that_is_not_there() -> None:
+def test_an_unknown_entry_gets_a_suggestion() -> None:
     with pytest.raises(UnknownName, match="no entry is called 'prxoy'") as caught:
         proxy_url(config({}), "prxoy", "http")
     assert caught.value.hint == "did you mean 'proxy'? there are: 'proxy'"
@@ -108,7 +108,7 @@ def test_no_client_of_a_kubeconfig_can_use_a_unix_socket() -> None:
         proxy_url(no_other, "proxy", "http")
 
 
-def test_only_certificates_leave_a_ca_file(certificates: Certificates, tmp_path: Path) -> None:
+def test_only_the_certificates_of_a_ca_file_are_exported(certificates: Certificates, tmp_path: Path) -> None:
     ca, key = certificates.authority.ca.cert.read_bytes(), certificates.authority.ca.key.read_bytes()
     assert module.certificates(b"a comment\n" + key + ca + ca) == ca + ca
     with pytest.raises(ValueError, match="no PEM certificate"):
