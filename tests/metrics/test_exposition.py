@@ -50,7 +50,7 @@ async def test_text_is_the_default(accept: str) -> None:
 
 
 @pytest.mark.parametrize("accept", [PROMETHEUS_ACCEPT, "application/openmetrics-text; version=1.0.0"])
-async def test_openmetrics_if_asked_for(accept: str) -> None:
+async def test_openmetrics_is_sent_if_asked_for(accept: str) -> None:
     body, headers = await exposed(Daemon().metrics, accept=accept, accept_encoding="")
     assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
     assert body.endswith(b"# EOF\n")
@@ -59,13 +59,13 @@ async def test_openmetrics_if_asked_for(accept: str) -> None:
 
 
 @pytest.mark.parametrize("refused", ["gzip;q=0", "deflate, gzip ; Q=0.000", "br;q=1,gzip; q=0.0 ,identity"])
-async def test_no_gzip_if_refused(refused: str) -> None:
+async def test_gzip_is_not_used_if_refused(refused: str) -> None:
     body, headers = await exposed(Daemon().metrics, accept="", accept_encoding=refused)
     assert "Content-Encoding" not in headers
     assert value(parse_text(body.decode())) == PROD_EU.bytes_to_cluster
 
 
-async def test_gzip_if_accepted() -> None:
+async def test_gzip_is_used_if_accepted() -> None:
     metrics = Daemon().metrics
     plain, _ = await exposed(metrics, accept="", accept_encoding="identity")
     packed, headers = await exposed(metrics, accept="", accept_encoding="deflate, gzip;q=1.0")
@@ -107,7 +107,7 @@ async def test_the_loop_runs_between_two_pieces() -> None:
 
 
 @pytest.mark.prometheus
-async def test_promtool_finds_nothing() -> None:
+async def test_promtool_finds_no_mistake() -> None:
     body, _ = await exposed(Daemon().metrics, accept="", accept_encoding="")
     done = await asyncio.to_thread(
         subprocess.run,

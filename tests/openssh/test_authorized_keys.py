@@ -21,13 +21,13 @@ def one(text: str) -> Key | Bad:
 
 
 @pytest.mark.parametrize("before", ["", "  ", "no-pty ", 'no-pty,from="10.0.0.0/8, 10.1.*" '])
-def test_a_key_alone_or_after_options(line: str, before: str) -> None:
+def test_a_key_is_read_alone_and_after_options(line: str, before: str) -> None:
     found = one(f"{before}{line} ops@laptop")
     assert isinstance(found, Key) is (", " not in before)
     assert found.blob
 
 
-def test_a_file_of_windows_is_read(line: str) -> None:
+def test_a_file_written_on_windows_is_read(line: str) -> None:
     keys, bad = parse(f"\ufeff{line}\r\n# mine\r\nrestrict {line}\r\n".encode())
     assert ([key.options.may_forward for key in keys], bad) == ([True, False], ())
 
@@ -124,7 +124,7 @@ def test_a_cut_key_and_a_certificate_have_remedies_of_their_own(line: str) -> No
     assert found.hint.startswith("copy the whole line")
 
 
-def test_much_that_is_no_key_is_not_read_to_its_end(line: str) -> None:
+def test_a_file_with_too_many_invalid_lines_is_not_read_to_its_end(line: str) -> None:
     most = authorized_keys.MOST_JUNK
     keys, bad = parse(b"junk\n" * most + line.encode())
     assert (keys, len(bad)) == ((), most)

@@ -66,9 +66,7 @@ PATTERNS = st.lists(
     name=st.text("ab.", min_size=1, max_size=4),
     marker=st.sampled_from(["", "@cert-authority ", "@revoked "]),
 )
-def test_patterns_match_as_ssh_keygen_has_it(
-    tmp_path: Path, patterns: list[str], name: str, marker: str
-) -> None:
+def test_patterns_match_as_in_ssh_keygen(tmp_path: Path, patterns: list[str], name: str, marker: str) -> None:
     path = tmp_path / "known_hosts"
     text = f"{marker}{','.join(patterns)} {KEY}\n"
     path.write_text(text)
@@ -79,7 +77,7 @@ def test_patterns_match_as_ssh_keygen_has_it(
 
 
 @pytest.mark.sshd
-def test_hashed_names(tmp_path: Path) -> None:
+def test_lines_with_hashed_names_are_found(tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
     key = public(new_key(tmp_path / "key"))
     path.write_text(
@@ -133,7 +131,7 @@ def test_malformed_lines_do_not_hide_other_lines(line: str) -> None:
     assert is_entry(good)
 
 
-def test_the_lines_with_a_key_under_any_name() -> None:
+def test_the_lines_with_a_key_are_found_under_any_name() -> None:
     other = "ssh-ed25519 " + base64.b64encode(BLOB[:-1] + b"x").decode()
     data = f"edge {KEY}\n@revoked * {KEY} comment\nother {other}\n# {KEY}\nlast {KEY}".encode()
     assert [entry.line for entry in holding(data, BLOB)] == [1, 2, 5]
@@ -162,7 +160,7 @@ def test_a_link_local_address_keeps_its_scope() -> None:
 
 
 @pytest.mark.parametrize("is_hashed", [False, True])
-def test_twenty_thousand_hosts(is_hashed: bool) -> None:
+def test_twenty_thousand_hosts_are_searched_fast(is_hashed: bool) -> None:
     """2 MiB, or 2.8 MiB with hashes: 45 ms of CPU on a busy machine, mostly for SHA-1. CI may be slower."""
     salted = b"|1|" + base64.b64encode(bytes(20)) + b"|" + base64.b64encode(bytes(20))
     hosts = [salted if is_hashed else b"host-%05d.example.com" % number for number in range(20_000)]

@@ -21,7 +21,7 @@ def test_each_part_is_expanded_once_and_the_rest_stays(parts: list[str]) -> None
 
 
 @given(plain)
-def test_text_without_tokens_is_itself(text: str) -> None:
+def test_text_without_tokens_stays_unchanged(text: str) -> None:
     assert expand(text, {}, {}) == text
     if not text.startswith("{"):  # after a `$` it begins a variable
         assert expand(f"{text}${text}", {}, {}) == f"{text}${text}"
@@ -58,5 +58,5 @@ def test_variables_are_not_expanded_without_an_environment() -> None:
         ("k~", "k~"),
     ],
 )
-def test_a_leading_tilde_is_a_home(text: str, meant: str) -> None:
+def test_a_leading_tilde_becomes_a_home(text: str, meant: str) -> None:
     assert tilde(text, lambda user: f"/home/{user or 'me'}") == meant

@@ -40,7 +40,7 @@ def test_rules_and_scrape_example_are_valid() -> None:
 
 @pytest.mark.prometheus
 @pytest.mark.parametrize("path", sorted(HERE.glob("*.yml")), ids=lambda path: path.stem)
-def test_alert(path: Path) -> None:
+def test_an_alert_fires_only_when_it_should(path: Path) -> None:
     promtool("test", "rules", path)
 
 

@@ -79,7 +79,7 @@ async def ask(one: Failover, way: Scripted, *, patience: float = 10.0) -> Channe
     return channel
 
 
-async def test_one_that_fails_goes_to_the_end_of_the_order() -> None:
+async def test_a_server_that_fails_goes_to_the_end_of_the_order() -> None:
     one, failed = failover(A, B, C)
     way = Scripted({A: ChannelRefused("a")})
     assert await ask(one, way) is CHANNEL

@@ -23,7 +23,9 @@ class Connection:
     moves=st.lists(st.floats(0, 5000), max_size=20),
     beats=st.lists(st.floats(0.001, 0.03), min_size=60, max_size=200),
 )
-def test_never_early_and_not_much_too_late(timeout: float, moves: list[float], beats: list[float]) -> None:
+def test_an_idle_connection_is_found_never_early_and_not_much_too_late(
+    timeout: float, moves: list[float], beats: list[float]
+) -> None:
     """`moves`: when bytes arrive; `beats`: the time between two samples. Both in multiples of the timeout."""
     connection, watch = Connection(), IdleWatch[Connection]()
     now, last, left = 100.0, 100.0, sorted(100.0 + move for move in moves)
@@ -49,14 +51,14 @@ def test_without_a_limit_nothing_is_remembered() -> None:
     assert watch.sample([connection], 1.0, 2001.0) == [connection]
 
 
-def test_those_that_have_left_are_forgotten() -> None:
+def test_connections_that_have_ended_are_forgotten() -> None:
     connection, watch = Connection(), IdleWatch[Connection]()
     watch.sample([connection], 1.0, 10.0)
     assert watch.sample([], 1.0, 20.0) == []
     assert watch.sample([connection], 1.0, 30.0) == []
 
 
-def test_a_shorter_timeout_holds_at_once() -> None:
+def test_a_shorter_timeout_applies_at_once() -> None:
     connection, watch = Connection(), IdleWatch[Connection]()
     assert watch.sample([connection], 3600.0, 10.0) == []
     assert watch.sample([connection], 5.0, 12.0) == []

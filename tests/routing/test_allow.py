@@ -33,7 +33,7 @@ NOBODY: frozenset[str] = frozenset()
         (None, NOBODY, True),
     ],
 )
-def test_the_callers_that_are_let_in(
+def test_an_allow_list_decides_which_callers_are_let_in(
     allow: list[str] | None, identities: frozenset[str], lets_in: bool
 ) -> None:
     rules = None if allow is None else tuple(map(Rule.parse, allow))

@@ -94,7 +94,7 @@ def found(decision: Decision) -> str:
         ("FD00::7:22", None, "pets [fd00::7]:22"),
     ],
 )
-def test_where_a_name_leads(asked: str, entry: str | None, leads: str) -> None:
+def test_a_name_leads_to_its_cluster_or_route(asked: str, entry: str | None, leads: str) -> None:
     host, _, port = asked.rpartition(":")
     assert found(NAMES.find(Endpoint(host, int(port)), entry)) == leads
 

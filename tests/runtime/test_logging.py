@@ -94,7 +94,7 @@ def test_configuring_twice_does_not_log_twice(capture: Capture) -> None:
     assert len(capture.entries()) == 1
 
 
-def test_other_libraries_join_from_warning_on(capture: Capture) -> None:
+def test_warnings_and_errors_of_other_libraries_are_logged(capture: Capture) -> None:
     configure("json", "debug", capture.stream)
     logging.getLogger("asyncssh").info("not this")
     logging.getLogger("asyncssh").warning("[conn=%d] %s", 3, "odd packet")
@@ -159,7 +159,7 @@ def test_console_colours_only_a_terminal_that_wants_them(
         assert (b"\x1b[" in screen.read(4096)) is coloured
 
 
-def test_console_escapes_control_characters_of_strangers(capture: Capture) -> None:
+def test_console_escapes_control_characters_in_text_from_outside(capture: Capture) -> None:
     configure("console", "info", capture.stream)
     log.info("banner\n2026-01-01 forged", banner="\x1b[2Jgone\x9b1m\u202e\u2028")
     assert capture.text().count("\n") == 1
@@ -253,7 +253,7 @@ _LETTERS = st.text('ab %"\\\n\x00\x85\u00e9\u202e\U0001f600\ud800')
         _LETTERS, st.none() | st.booleans() | st.integers() | st.floats() | _LETTERS | st.sampled_from(Reason)
     )
 )
-def test_an_entry_of_plain_values_is_what_json_makes_of_it(values: dict[str, object]) -> None:
+def test_an_entry_of_plain_values_is_what_json_dumps_returns(values: dict[str, object]) -> None:
     capture = Capture()
     configure("json", "info", capture.stream)
     log.bind(**values).info("anything")
@@ -276,7 +276,7 @@ def test_closed_stream_is_counted_not_raised(capture: Capture) -> None:
     assert dropped_entries() == 1
 
 
-def test_process_without_anybody_to_read_its_log_ends_as_if_there_were() -> None:
+def test_a_process_whose_log_nobody_reads_ends_as_usual() -> None:
     """If the reader of the log ends, or there is no standard error, the work and the exit code do
     not change.
     """
@@ -351,7 +351,7 @@ def test_a_stream_that_the_journal_does_not_read_has_no_priorities(
     assert (tmp_path / "file").read_text().startswith("{")
 
 
-def test_a_command_complains_to_the_journal_with_a_priority(tmp_path: Path) -> None:
+def test_an_error_of_a_command_has_a_priority_in_the_journal(tmp_path: Path) -> None:
     """Otherwise `journalctl -p err` would not show why the exit code is 78."""
     bad = tmp_path / "config.yaml"
     bad.write_text("clutsers: {}")

@@ -32,7 +32,7 @@ def test_trim_returns_free_memory_below_a_live_block_to_the_kernel() -> None:
     assert len(last) == 600
 
 
-def test_little_changes_are_not_worth_a_look_at_the_whole_heap() -> None:
+def test_small_changes_do_not_count_as_released_memory() -> None:
     used = 0
     trim = Trim(lambda: used)
     for _ in range(3):

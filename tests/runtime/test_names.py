@@ -32,7 +32,7 @@ async def test_a_name_is_looked_up() -> None:
     assert found == [(socket.AF_INET, ("127.0.0.1", 22))]
 
 
-async def test_a_name_that_does_not_resolve() -> None:
+async def test_a_name_that_does_not_resolve_is_an_error() -> None:
     with pytest.raises(socket.gaierror):
         await resolve("no.such.name.invalid", 22, Place("here"), timeout=20)
     with pytest.raises(UnicodeError):
@@ -56,13 +56,13 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("silent")
-async def test_a_resolver_that_does_not_answer() -> None:
+async def test_a_resolver_that_does_not_answer_is_named_in_the_error() -> None:
     with pytest.raises(Hangs, match=r"^looking up bastion has been hanging"):
         await resolve("bastion", 22, Place("here"), timeout=0.05)
 
 
 @pytest.mark.usefixtures("silent")
-async def test_a_direct_cluster_is_shown_as_direct(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_direct_cluster_reports_a_lookup_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct, "CONNECT_TIMEOUT_S", 0.1)
     route = direct.Direct()
     for _ in range(2):
@@ -79,7 +79,7 @@ async def test_a_direct_cluster_is_shown_as_direct(monkeypatch: pytest.MonkeyPat
     ("error", "remedy"),
     [(socket.EAI_NONAME, "is api.invalid spelt right"), (socket.EAI_AGAIN, "/etc/resolv.conf")],
 )
-async def test_a_direct_cluster_whose_name_is_not_found(
+async def test_a_direct_cluster_whose_name_is_not_found_gets_a_remedy(
     error: int, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unknown(host: str, *_: object, **__: object) -> None:
@@ -97,7 +97,7 @@ async def test_a_direct_cluster_whose_name_is_not_found(
 
 
 @pytest.mark.usefixtures("silent")
-async def test_a_listener_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_listener_reports_a_lookup_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(binding, "LOOKUP_S", 0.05)
     listener = Listener(Endpoint("bastion", 16443), lambda sock, _: sock.close())
     for _ in range(2):

@@ -38,7 +38,7 @@ async def test_children_of_the_program_end_with_it(output: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_daemon_that_it_has_started_is_not_waited_for(tmp_path: Path) -> None:
+async def test_run_does_not_wait_for_a_daemon_that_the_program_has_started(tmp_path: Path) -> None:
     """A `Match exec` may start a daemon that keeps our pipe as its standard error; ssh(1) does not wait,
     either.
     """
@@ -99,7 +99,7 @@ async def test_programs_start_one_by_one_and_one_that_hangs_delays_no_other(
 
 
 @pytest.mark.both_loops
-async def test_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_free_descriptors_the_program_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     pause = f"10{free_port()}"
 
     def none_left(_: int) -> int:

@@ -25,7 +25,7 @@ class Work:
         return self.begun
 
 
-async def test_callers_of_one_key_share_and_others_do_not() -> None:
+async def test_callers_of_one_key_share_the_work_and_others_do_not() -> None:
     shared: Shared[str, int] = Shared("test")
     work, other = Work(), Work()
     other.may_end.set()
@@ -40,7 +40,7 @@ async def test_callers_of_one_key_share_and_others_do_not() -> None:
     assert await shared.run("a", work.do, name="a") == 2, "work that has ended is not kept"
 
 
-async def test_a_cancelled_caller_does_not_end_it_for_others() -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_work_for_others() -> None:
     shared: Shared[str, int] = Shared("test")
     work = Work()
     async with asyncio.TaskGroup() as group:
@@ -53,7 +53,7 @@ async def test_a_cancelled_caller_does_not_end_it_for_others() -> None:
     assert (waiting[1].result(), waiting[2].result(), work.begun) == (1, 1, 1)
 
 
-async def test_all_callers_get_a_failure() -> None:
+async def test_all_callers_get_the_error_of_the_work() -> None:
     shared: Shared[str, int] = Shared("test")
 
     async def fail() -> int:

@@ -101,7 +101,7 @@ def test_a_socket_that_is_not_established_has_no_owner(uid: int) -> None:
             owner(Found(state, uid, inode))
 
 
-def test_half_closed_is_not_established(stack: ExitStack) -> None:
+def test_a_half_closed_connection_is_not_established(stack: ExitStack) -> None:
     client, accepted = connected(stack, socket.AF_INET, "127.0.0.1", "127.0.0.1")
     client.shutdown(socket.SHUT_WR)
     with pytest.raises(ValueError, match="the client has closed its socket"):
@@ -135,7 +135,7 @@ def test_the_kernel_says_that_there_is_no_such_socket() -> None:
         sock_diag._ask(kernel, End(NEAR.address, 1), End(NEAR.address, 2), sequence=1)
 
 
-def test_only_loopback_is_this_machine(stack: ExitStack) -> None:
+def test_only_clients_over_loopback_are_on_this_machine(stack: ExitStack) -> None:
     with pytest.raises(ValueError, match="not come over loopback"):
         peer_uid(Peer("10.0.0.9"))
 
@@ -200,7 +200,7 @@ def test_a_socket_of_another_network_is_not_taken_for_one_of_ours(stack: ExitSta
     assert peer_uid(accepted) == UID
 
 
-def test_an_answer_is_read() -> None:
+def test_an_answer_is_parsed() -> None:
     assert read(ANSWER, NEAR, FAR, sequence=1) == (sock_diag.ESTABLISHED, 1002, 9235804)
 
 
@@ -235,7 +235,7 @@ def test_an_answer_to_another_request_is_rejected(data: bytes, said: str) -> Non
 
 
 @pytest.mark.parametrize("error", [1, 2, 13])
-def test_a_refusal_keeps_its_number(error: int) -> None:
+def test_an_error_of_the_kernel_keeps_its_number(error: int) -> None:
     with pytest.raises(OSError, match=r"\w") as caught:
         read(struct.pack("=IHHIIi", 36, 2, 0, 1, 0, -error) + bytes(16), NEAR, FAR, sequence=1)
     assert caught.value.errno == error
@@ -277,7 +277,7 @@ def test_a_request_asks_for_one_socket_by_its_ports(first: str, second: str, nea
     assert struct.unpack_from("!HH", data, 24) == (near, far)
 
 
-def test_a_socket_that_is_not_connected() -> None:
+def test_a_socket_that_is_not_connected_is_an_error() -> None:
     with socket.socket() as alone:
         alone.bind(("127.0.0.1", 0))
         with pytest.raises(OSError, match="not connected"):

@@ -23,7 +23,7 @@ def test_no_terminal_control_characters_are_left(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "prod-eu", "Zürich → 東京\n● up", "arn:aws:eks:us-east-1:1:cluster/x"])
-def test_words_stay_as_they_are(text: str) -> None:
+def test_printable_text_stays_unchanged(text: str) -> None:
     assert for_terminal(text) == text
 
 
@@ -31,19 +31,19 @@ def test_words_stay_as_they_are(text: str) -> None:
     ("text", "shown"),
     [("\x1b[2J", "\\x1b[2J"), ("a\nb\t", "a\\nb\\t"), ("\x9b", "\\x9b"), ("\u202e\u2028", "\\u202e\\u2028")],
 )
-def test_escaped_is_read_as_python_writes_it(text: str, shown: str) -> None:
+def test_escaped_uses_the_escapes_of_python(text: str, shown: str) -> None:
     assert escaped(text) == shown
 
 
 @given(st.text(st.characters()), st.integers(3, 300))
-def test_ascii_is_all_that_is_left_and_not_too_much(text: str, most: int) -> None:
+def test_in_ascii_returns_printable_ascii_of_limited_length(text: str, most: int) -> None:
     line = in_ascii(text, most=most)
     assert line.isascii()
     assert line.isprintable()
     assert len(line) <= most
 
 
-def test_in_ascii_is_read_as_python_writes_it() -> None:
+def test_in_ascii_uses_the_escapes_of_python() -> None:
     assert in_ascii("Zürich\n\U0001f600") == "Z\\xfcrich\\n\\U0001f600"
     assert in_ascii("node-a:22", most=9) == "node-a:22"
     assert in_ascii("node-a:22", most=8) == "node-..."
