@@ -1,4 +1,4 @@
-"""A site with a dynamic forward, whose every channel message comes from the test."""
+"""A site with a dynamic forward. The test sends each of its channel messages."""
 
 from __future__ import annotations
 

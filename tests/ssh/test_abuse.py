@@ -29,7 +29,7 @@ TARGET = Endpoint("10.0.0.1", 6443)
 REMEMBERED = 4
 CHANNELS = 60
 NOISE = {
-    "a length that cannot be": b"\xff\xff\xff\xf0",
+    "an impossible length": b"\xff\xff\xff\xf0",
     "zeros": bytes(4096),
     "a forged packet": (32).to_bytes(4) + bytes(48),
 }
@@ -93,7 +93,9 @@ async def test_channel_numbers_are_reused_and_late_messages_are_dropped(
     assert gateway.metric("gateway_connects_total", result="ok") == 1
 
 
-async def test_credit_without_end(gateway: Watched, script: Script, data_plane: str) -> None:
+async def test_credit_without_end_harms_at_most_its_own_link(
+    gateway: Watched, script: Script, data_plane: str
+) -> None:
     """The window grows past 2^32 - 1 bytes, which RFC 4254 5.2 forbids; asyncssh does not check that."""
     channel, number = await opened(gateway, script)
     channel.attach(Collector())
@@ -108,7 +110,7 @@ async def test_credit_without_end(gateway: Watched, script: Script, data_plane: 
     assert gateway.links == 1
 
 
-async def test_data_past_the_window(gateway: Watched, script: Script, data_plane: str) -> None:
+async def test_data_past_the_window_ends_the_link(gateway: Watched, script: Script, data_plane: str) -> None:
     channel, number = await opened(gateway, script)
     user = Collector()
     channel.attach(user)
@@ -144,7 +146,9 @@ async def test_a_disconnect_for_a_protocol_error(gateway: Watched, script: Scrip
 
 
 @pytest.mark.parametrize("largest", [0, 1, metered.SMALLEST_PACKET - 1])
-async def test_packets_too_small(gateway: Watched, script: Script, data_plane: str, largest: int) -> None:
+async def test_a_peer_that_accepts_only_small_packets_harms_at_most_its_own_link(
+    gateway: Watched, script: Script, data_plane: str, largest: int
+) -> None:
     """asyncssh would make 65,536 packets of a client's 64 KiB at once. We read only as much as eight packets
     carry.
     """
@@ -167,7 +171,7 @@ async def test_packets_too_small(gateway: Watched, script: Script, data_plane: s
 
 
 @pytest.mark.sshd
-async def test_a_jump_host_with_packets_too_small(
+async def test_a_jump_host_that_accepts_only_small_packets_is_given_up(
     tmp_path: Path, sshd: Sshd, script: Script, data_plane: str
 ) -> None:
     """asyncssh carries the inner connection on both planes."""

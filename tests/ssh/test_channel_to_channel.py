@@ -97,7 +97,7 @@ async def bastion(
             await found.tasks.close()
 
 
-async def test_both_ways_at_once_on_several_channels(tmp_path: Path) -> None:
+async def test_bytes_go_both_ways_at_once_on_several_channels(tmp_path: Path) -> None:
     data = [pattern(2 * MiB, seed) for seed in range(4)]
     async with bastion(tmp_path, Echo()) as (found, port):
         assert await asyncio.gather(*(exchange(port, part) for part in data)) == data

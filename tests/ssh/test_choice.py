@@ -27,7 +27,7 @@ async def opened(gateway: Watched, target: Endpoint) -> Channel:
     )
 
 
-async def test_clusters_are_spread_though_they_came_for_the_first_link(sshd: Sshd) -> None:
+async def test_clusters_are_spread_over_links_although_all_used_the_first_one(sshd: Sshd) -> None:
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(Echo()) for _ in range(4)]
         gateway = await stack.enter_async_context(started(config_for(sshd, connections=2)))
@@ -40,7 +40,7 @@ async def test_clusters_are_spread_though_they_came_for_the_first_link(sshd: Ssh
         assert [link.load for link in gateway._links] == [2, 2]
 
 
-async def test_the_next_channel_goes_around_a_link_that_does_not_answer(sshd: Sshd) -> None:
+async def test_the_next_channel_avoids_a_link_that_does_not_answer(sshd: Sshd) -> None:
     """Keepalives notice much later, and until then all new channels of a cluster would go to that link."""
     async with Echo() as server, started(config_for(sshd, connections=2)) as gateway:
         await gateway.until(lambda: gateway.links == 2)
@@ -73,7 +73,7 @@ async def test_the_next_channel_goes_around_a_link_that_does_not_answer(sshd: Ss
             assert not home.weight
 
 
-async def test_a_turn_of_many_requests_is_no_bulk(sshd: Sshd) -> None:
+async def test_many_requests_in_one_turn_do_not_count_as_bulk(sshd: Sshd) -> None:
     loop, request = asyncio.get_running_loop(), bytes(BULK - 1)
     async with Echo() as server, AsyncExitStack() as stack, started(config_for(sshd)) as gateway:
         await gateway.until(lambda: gateway.links == 1)

@@ -120,7 +120,7 @@ async def test_a_turn_handles_a_bounded_number_of_other_messages(
 async def test_no_more_than_one_read_waits_for_asyncssh(
     tmp_path: Path, turns: Turns, data_plane: str
 ) -> None:
-    """It copies what waits, twice for each packet: that is at most TURN times as much in a turn."""
+    """asyncssh copies the waiting bytes twice for each packet, which is at most TURN times in a turn."""
     async with flooded(tmp_path) as (served, client):
         client.flood(Byte(IGNORE) + String(bytes(LONG)))
         await until(lambda: turns.all > COUNT)

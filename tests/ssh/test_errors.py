@@ -49,7 +49,9 @@ SERVER = "bastion.example:22"
         (OSError("no address"), Unreachable, "no address"),
     ],
 )
-def test_no_tcp_connection(exc: OSError | UnicodeError, kind: type[LinkError], says: str) -> None:
+def test_a_failed_tcp_connection_is_described(
+    exc: OSError | UnicodeError, kind: type[LinkError], says: str
+) -> None:
     found = describe_connect(SERVER, exc)
     assert type(found) is kind
     assert SERVER in str(found)
@@ -73,7 +75,7 @@ def test_no_tcp_connection(exc: OSError | UnicodeError, kind: type[LinkError], s
         (AssertionError(), HandshakeFailed),
     ],
 )
-def test_no_handshake(exc: Exception, kind: type[LinkError]) -> None:
+def test_a_failed_handshake_is_described(exc: Exception, kind: type[LinkError]) -> None:
     found = describe_handshake(SERVER, exc, who="user tunnel with no key at all", heard=Heard())
     assert type(found) is kind
     assert SERVER in str(found)
@@ -101,7 +103,7 @@ def raised(exc: Exception) -> Exception:
         (raised(asyncssh.MACError("bad packet")), ProtocolError),
     ],
 )
-def test_a_link_that_was_lost(exc: Exception | None, kind: type[LinkError]) -> None:
+def test_a_lost_link_is_described(exc: Exception | None, kind: type[LinkError]) -> None:
     found = describe_loss(SERVER, exc)
     assert type(found) is kind
     assert SERVER in str(found)

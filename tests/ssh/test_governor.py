@@ -34,7 +34,7 @@ def test_delays_are_bounded_and_slow_ones_never_short(kinds: list[RetryClass], r
 
 @settings(deadline=None)  # a busy machine
 @given(st.integers(min_value=6, max_value=50), seeds)
-def test_a_fleet_does_not_come_back_in_step(count: int, rng: random.Random) -> None:
+def test_many_gateways_do_not_all_dial_at_the_same_time(count: int, rng: random.Random) -> None:
     """After many failures delays are spread over the whole range: the mean of 200 gateways is near the
     middle.
     """

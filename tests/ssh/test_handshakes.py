@@ -108,7 +108,7 @@ async def test_one_refused_login_fails_all_that_wait_with_the_same_key(
     assert (await all_of(parties, server))[1] == ["ok"] * 20
 
 
-async def test_all_dial_a_server_that_does_not_answer(parties: list[Party], server: Server) -> None:
+async def test_all_gateways_dial_a_server_that_does_not_answer(parties: list[Party], server: Server) -> None:
     """Otherwise each gateway would wait for the timeout of the one before it."""
     server.says = Unreachable("no route")
     assert await all_of(parties, server) == (1, ["unreachable"] * 20)
@@ -133,7 +133,7 @@ async def test_when_the_acceptance_is_old_one_login_goes_first_again(
         assert await all_of(parties, server) == (1, ["ok"] * 20)
 
 
-async def test_a_refusal_keeps_no_party_in_memory(server: Server) -> None:
+async def test_a_refusal_keeps_no_gateway_in_memory(server: Server) -> None:
     shared, gone = Handshakes(), []
     server.says = AuthFailed("no")
     server.go.set()
@@ -201,7 +201,7 @@ def test_different_keys_share_the_pace_of_their_server() -> None:
 
 
 @pytest.mark.usefixtures("hasty")
-async def test_keys_that_were_accepted_before_go_first(parties: list[Party], server: Server) -> None:
+async def test_keys_that_were_accepted_before_are_tried_first(parties: list[Party], server: Server) -> None:
     good, *others = parties[:8]
     server.go.set()
     assert await good.dial(identity="good") == "ok"

@@ -77,7 +77,7 @@ async def test_a_key_exchange_that_had_begun_before_goes_on(sshd: Sshd) -> None:
 
 
 @pytest.mark.parametrize("is_exchanging", [False, True])
-async def test_answers_belong_to_their_requests(sshd: Sshd, *, is_exchanging: bool) -> None:
+async def test_each_answer_is_matched_to_its_request(sshd: Sshd, *, is_exchanging: bool) -> None:
     """sshd grants one of them, and refuses the keepalives before and after it."""
     answers: asyncio.Queue[None] = asyncio.Queue()
     async with dialled(config_for(sshd)) as result, asyncio.timeout(30):

@@ -69,7 +69,7 @@ async def answering(answer: Answer, folder: Path) -> AsyncIterator[GatewayConfig
         yield config.model_copy(update={"keepalive": keepalive})
 
 
-async def test_unimplemented_is_an_answer(tmp_path: Path) -> None:
+async def test_unimplemented_counts_as_an_answer(tmp_path: Path) -> None:
     async with Echo() as target, answering(unimplemented, tmp_path) as config, started(config) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         with suppress(TimeoutError):
@@ -82,14 +82,14 @@ async def test_unimplemented_is_an_answer(tmp_path: Path) -> None:
         (await gateway.open_channel(target.endpoint, origin=ORIGIN, hold_until=hold_until)).abort()
 
 
-async def test_no_answer_at_all_is_silence(tmp_path: Path) -> None:
+async def test_a_link_without_any_answer_is_given_up(tmp_path: Path) -> None:
     async with answering(nothing, tmp_path) as config, started(config) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         await gateway.until(lambda: gateway.links == 0)
         assert gateway.snapshot().reason == "keepalive_timeout"
 
 
-async def test_one_keepalive_in_an_interval_and_none_of_asyncssh(tmp_path: Path) -> None:
+async def test_a_link_sends_one_keepalive_in_an_interval_and_asyncssh_none(tmp_path: Path) -> None:
     """Another one would cost thousands of idle sites as much again."""
     came: asyncio.Queue[float] = asyncio.Queue()
     loop = asyncio.get_running_loop()
@@ -106,8 +106,8 @@ async def test_one_keepalive_in_an_interval_and_none_of_asyncssh(tmp_path: Path)
     assert last - first >= 6 * period, "a late event loop may shorten one pause, but not the sum of all"
 
 
-async def test_a_client_of_ours_is_asked_when_it_is_used(tmp_path: Path) -> None:
-    """A thousand of them may log in at once."""
+async def test_a_client_gets_no_keepalive_before_it_is_used(tmp_path: Path) -> None:
+    """A thousand clients may log in at once."""
     measured: asyncio.Queue[float] = asyncio.Queue()
     async with Served(tmp_path) as served, Echo() as target:
         await served.ssh("-N", "-R", f"kube:6443:{target.endpoint}")
@@ -124,7 +124,7 @@ async def test_a_client_of_ours_is_asked_when_it_is_used(tmp_path: Path) -> None
             channel.abort()
 
 
-async def test_a_client_of_ours_that_is_silent_from_the_start_is_found(tmp_path: Path) -> None:
+async def test_a_client_that_is_silent_from_the_start_misses_keepalives(tmp_path: Path) -> None:
     missed: asyncio.Queue[int] = asyncio.Queue()
     async with Served(tmp_path) as served:
         process = await served.ssh("-N")
@@ -151,8 +151,8 @@ async def test_a_change_of_settings_sends_no_second_request(tmp_path: Path) -> N
         assert asked.empty()
 
 
-async def test_other_packets_are_no_answer(tmp_path: Path) -> None:
-    """They buy the gateway one interval more, not any number of them."""
+async def test_other_packets_do_not_count_as_answers(tmp_path: Path) -> None:
+    """Other packets extend the wait for an answer by one interval, however many arrive."""
     asked = 0
 
     def talks(conn: Any, sequence: int) -> None:

@@ -1,6 +1,7 @@
-"""What a channel's peer sends last reaches the client, and after it an end in order: the reply of a site's
-SOCKS5 server, data, EOF and CLOSE, cut into messages anywhere, in one packet or in several, however slowly
-the client reads. The site is scripted. On both data planes.
+"""The last messages of a channel's peer reach the client, followed by a regular end.
+
+They are the reply of a site's SOCKS5 server, data, EOF and CLOSE. They may be cut into messages anywhere, and
+come in one packet or in several. The client may read slowly. The site is scripted. On both data planes.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Client(NamedTuple):
     ended: asyncio.Future[Relay]
 
     async def read(self) -> bytes:
-        """All that comes until the end. Raises ConnectionResetError if the end is not in order."""
+        """Read everything until the end. Raises ConnectionResetError if the end is a reset."""
         data, loop = b"", asyncio.get_running_loop()
         async with asyncio.timeout(SECONDS):
             while chunk := await loop.sock_recv(self.sock, 1 << 16):
@@ -117,7 +118,7 @@ async def test_a_channel_that_has_ended_before_its_relay_begins_is_relayed_in_or
                 assert await one.leave() == Reason.CLUSTER_CLOSED
 
 
-@pytest.mark.parametrize("is_lost", [False, True], ids=["link", "no link"])
+@pytest.mark.parametrize("is_lost", [False, True], ids=["link up", "link lost"])
 async def test_a_client_that_reads_late_gets_all_of_it(
     tmp_path: Path, is_lost: bool, data_plane: str
 ) -> None:

@@ -132,8 +132,8 @@ def close_then(kind: int, rest: Callable[[int], bytes]) -> Callable[[int], list[
 
 
 BROKEN: dict[str, Callable[[int], list[tuple[int, bytes]]]] = {
-    "credit for a channel that never was": lambda _: [(messages.WINDOW_ADJUST, UInt32(4711) + UInt32(1))],
-    "the end of a channel that never was": lambda _: [(messages.CLOSE, UInt32(4711))],
+    "credit for a channel that never existed": lambda _: [(messages.WINDOW_ADJUST, UInt32(4711) + UInt32(1))],
+    "the end of a channel that never existed": lambda _: [(messages.CLOSE, UInt32(4711))],
     "late credit that is cut off": close_then(messages.WINDOW_ADJUST, lambda number: UInt32(number) + b"\0"),
     "late data of another length than it says": close_then(
         messages.DATA, lambda number: UInt32(number) + UInt32(9) + b"x"
@@ -146,7 +146,9 @@ BROKEN: dict[str, Callable[[int], list[tuple[int, bytes]]]] = {
 
 
 @pytest.mark.parametrize("breach", BROKEN)
-async def test_the_rest_stays_strict(gateway: Watched, script: Script, breach: str) -> None:
+async def test_messages_that_no_peer_may_send_late_end_the_link(
+    gateway: Watched, script: Script, breach: str
+) -> None:
     channel, number = await opened(gateway, script)
     channel.attach(Collector())
     link = gateway._links[0]

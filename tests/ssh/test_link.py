@@ -104,7 +104,9 @@ async def test_a_name_that_the_gateway_may_not_know_is_looked_up_there(sshd: Ssh
 
 
 @pytest.mark.parametrize("config", [{"AllowTcpForwarding": "no"}, {"PermitOpen": "127.0.0.1:1"}])
-async def test_forwarding_that_sshd_does_not_allow(sshd_factory: SshdFactory, config: dict[str, str]) -> None:
+async def test_forwarding_that_sshd_does_not_allow_is_reported(
+    sshd_factory: SshdFactory, config: dict[str, str]
+) -> None:
     async with Echo() as server, linked(sshd_factory(config=config)) as (link, _):
         with pytest.raises(
             ChannelProhibited, match=f"does not allow forwarding to {server.endpoint}$"
@@ -114,7 +116,7 @@ async def test_forwarding_that_sshd_does_not_allow(sshd_factory: SshdFactory, co
         assert server.accepted == 0
 
 
-async def test_no_answer_in_time_and_the_late_channel_is_closed(sshd: Sshd) -> None:
+async def test_a_channel_that_is_confirmed_too_late_is_closed(sshd: Sshd) -> None:
     async with Echo() as server, linked(sshd) as (link, _):
         await asyncio.to_thread(sshd.pause)
         with pytest.raises(ChannelTimeout, match=r"did not reach .* within 0.1 s"):
@@ -127,7 +129,7 @@ async def test_no_answer_in_time_and_the_late_channel_is_closed(sshd: Sshd) -> N
             await asyncio.sleep(0.01)
 
 
-async def test_two_hundred_opens_cancelled_at_random(sshd: Sshd) -> None:
+async def test_two_hundred_opens_cancelled_at_random_leave_no_channel(sshd: Sshd) -> None:
     rng = random.Random(7)  # noqa: S311 - reproducible, not secret
     async with Echo() as server, linked(sshd) as (link, budget):
         for _ in range(8):
@@ -182,7 +184,7 @@ async def test_every_channel_learns_the_end_of_its_link_once(sshd: Sshd) -> None
 
 
 @pytest.mark.parametrize("data_plane", ["asyncssh"], indirect=True)
-async def test_the_link_ends_between_the_answer_and_its_channel(
+async def test_a_link_that_ends_between_the_answer_and_its_channel_leaves_nothing(
     sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The link ends in the one turn of the loop in which asyncssh's channel is open and has no user yet."""
@@ -199,7 +201,7 @@ async def test_the_link_ends_between_the_answer_and_its_channel(
         assert (link.load, budget.used) == (0, 0)
 
 
-async def test_the_way_is_measured_more_than_once_at_first(sshd: Sshd) -> None:
+async def test_the_round_trip_is_measured_more_than_once_at_first(sshd: Sshd) -> None:
     """A single measurement while the daemon is starting would be wrong, and windows depend on it until the
     next.
     """
@@ -243,7 +245,7 @@ async def test_a_measurement_goes_on_when_the_callbacks_change(
         assert (sent, before.qsize()) == (3, 0)
 
 
-async def test_memory_that_is_all_given_out_turns_the_next_away(sshd: Sshd) -> None:
+async def test_without_free_memory_the_next_channel_is_refused(sshd: Sshd) -> None:
     async with Echo() as server, linked(sshd, memory=64 << 10) as (link, budget):
         channels: list[Channel] = []
         while not budget.is_exhausted:

@@ -40,7 +40,7 @@ class Hasty:
         self._late: asyncio.Task[None] | None = None
         self.conn: Any = None
 
-    async def come(self) -> Any:
+    async def log_in(self) -> Any:
         """Log in. Raises asyncssh.Error, OSError if the server ends the connection."""
         hasty = self
 
@@ -119,7 +119,7 @@ async def test_a_channel_asked_for_too_early_ends_the_connection_or_is_a_request
 
     hasty = Hasty(served, behind)
     try:
-        conn = await hasty.come()
+        conn = await hasty.log_in()
     except (asyncssh.Error, OSError):
         assert not served.links
     else:
@@ -138,7 +138,7 @@ async def test_unimportant_messages_behind_the_login_are_ignored(served: Served,
         for _ in range(count):
             conn.send_packet(IGNORE, String("x"))
 
-    conn = await Hasty(served, behind).come()
+    conn = await Hasty(served, behind).log_in()
     await works(served, conn)
 
 
@@ -150,7 +150,7 @@ async def test_a_second_login_is_ignored(served: Served) -> None:
 
     hasty = Hasty(served, behind)
     try:
-        conn = await hasty.come()
+        conn = await hasty.log_in()
     except (asyncssh.Error, OSError):
         assert not served.links
     else:
@@ -166,7 +166,7 @@ async def test_a_key_exchange_that_begins_with_the_login_leaves_a_link(
         conn._send_kexinit()
         conn._kexinit_sent = True
 
-    conn = await Hasty(served, behind).come()
+    conn = await Hasty(served, behind).log_in()
     link = await served.link()
     assert link.data_plane in {data_plane, "asyncssh"}
     async with asyncio.timeout(SECONDS):
@@ -186,7 +186,7 @@ async def test_global_requests_behind_the_login_are_answered_once(served: Served
 
     hasty = Hasty(served, behind)
     try:
-        conn = await hasty.come()
+        conn = await hasty.log_in()
     except (asyncssh.Error, OSError):
         assert not served.links
     else:
@@ -238,7 +238,7 @@ async def test_the_login_may_be_cut_at_every_byte_around_its_end(served: Served,
             conn.send_packet(IGNORE, String("x"))
 
     for cut in range(-8, 25):
-        conn = await Hasty(served, behind, cut).come()
+        conn = await Hasty(served, behind, cut).log_in()
         link = await served.link()
         assert link.data_plane == data_plane, cut
         await works(served, conn)

@@ -235,7 +235,7 @@ async def test_sshd_gives_no_credit_while_its_api_server_does_not_read(sshd: Ssh
 # ---------------------------------------------------------------------------------------------------- too big
 
 
-async def test_a_packet_bigger_than_we_take_ends_the_link_before_it_has_arrived(tmp_path: Path) -> None:
+async def test_a_packet_bigger_than_we_accept_ends_the_link_before_it_has_arrived(tmp_path: Path) -> None:
     script = Script()
     async with asyncssh_server(tmp_path, script) as config, native(config) as gateway:
         channel, number = await opened(gateway, script)
@@ -249,7 +249,7 @@ async def test_a_packet_bigger_than_we_take_ends_the_link_before_it_has_arrived(
         del number
 
 
-async def test_the_biggest_packet_we_take_arrives_whole(tmp_path: Path) -> None:
+async def test_the_biggest_packet_that_we_accept_arrives_whole(tmp_path: Path) -> None:
     script = Script()
     async with asyncssh_server(tmp_path, script) as config, native(config) as gateway:
         channel, number = await opened(gateway, script)

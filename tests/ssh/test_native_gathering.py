@@ -75,7 +75,7 @@ async def connected() -> AsyncIterator[Link]:
         await asyncio.sleep(0)
 
 
-async def test_a_long_download_is_read_in_good_pieces_and_its_end_at_once() -> None:
+async def test_a_long_download_is_read_in_large_pieces_and_its_end_at_once() -> None:
     async with connected() as link:
         await link.download()
         assert link.gathering.enough == link.kernels == GOOD_READ

@@ -156,7 +156,7 @@ async def test_we_change_keys_when_they_are_old(
 
 
 @pytest.mark.parametrize("cipher", CARRIED)
-async def test_every_cipher_of_ours(sshd_factory: SshdFactory, cipher: str) -> None:
+async def test_every_cipher_of_the_native_plane_carries_bytes(sshd_factory: SshdFactory, cipher: str) -> None:
     async with tunnel(sshd_factory(config={"Ciphers": cipher}), Echo()) as (gateway, port):
         assert gateway.snapshot().links[0].cipher == cipher
         data = [pattern(MiB, seed) for seed in range(3)]

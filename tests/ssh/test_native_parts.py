@@ -90,7 +90,7 @@ async def test_a_buffer_is_used_again_only_when_the_transport_holds_nothing_of_i
         await turns(3)
 
 
-async def test_little_by_little_a_stalled_link_takes_no_buffers() -> None:
+async def test_small_writes_to_a_stalled_link_take_no_more_buffers() -> None:
     with ends() as (ours, theirs):
         transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
         outgoing = Outgoing(transport, KEYS, on_written=lambda _: None, on_turn=lambda _: None)
@@ -353,7 +353,7 @@ def test_the_header_leaves_room_where_a_client_is_read_into() -> None:
     "received", [b"", wire([bytes((messages.EOF,)) * 5])[:20]], ids=["nothing", "half a packet"]
 )
 def test_a_link_that_has_ended_keeps_no_buffer(received: bytes) -> None:
-    """Its objects stay until Python collects cycles, and 1,000 links that end at once had 160 MB."""
+    """The objects of a link stay until Python collects cycles: 1,000 links that ended at once had 160 MB."""
     heard = Heard()
     if received:
         heard.incoming.data_received(received)

@@ -61,7 +61,7 @@ def data(number: int, content: bytes) -> tuple[int, bytes]:
 
 
 BROKEN: dict[str, Callable[[int], list[tuple[int, bytes]]]] = {
-    "a channel that is not there": lambda _: [data(4711, b"x")],
+    "a channel that does not exist": lambda _: [data(4711, b"x")],
     "data after its end": lambda number: [(messages.EOF, UInt32(number)), data(number, b"x")],
     "a length that is wrong": lambda number: [(messages.DATA, UInt32(number) + UInt32(5) + b"x")],
     "a message cut off": lambda _: [(messages.EOF, b"\0")],
@@ -114,7 +114,7 @@ async def test_a_peer_that_sends_past_the_window_of_a_stalled_client_is_stopped(
     assert gateway.budget.used < used
 
 
-async def test_a_broken_link_leaves_the_others_alone(tmp_path: Path, sshd: Sshd, script: Script) -> None:
+async def test_a_broken_link_does_not_affect_others(tmp_path: Path, sshd: Sshd, script: Script) -> None:
     async with (
         asyncssh_server(tmp_path, script) as config,
         native(config) as hostile,
@@ -202,7 +202,7 @@ async def test_an_opening_given_up_is_closed_when_the_answer_comes(gateway: Watc
     await closed(gateway)
 
 
-async def test_an_opening_that_the_link_does_not_survive(gateway: Watched, script: Script) -> None:
+async def test_an_opening_fails_when_its_link_is_lost(gateway: Watched, script: Script) -> None:
     opening = asyncio.get_running_loop().create_task(
         gateway._links[0].open_channel(TARGET, origin=ORIGIN, timeout=SECONDS)
     )
@@ -316,7 +316,7 @@ async def test_a_window_of_zero_holds_the_client_until_there_is_credit(
     assert user.full == [True, False]
 
 
-async def test_a_peer_that_waits_for_more_than_we_like_to_have_under_way_gets_it(
+async def test_a_peer_that_waits_for_more_bytes_than_we_usually_send_ahead_gets_them(
     gateway: Watched, script: Script
 ) -> None:
     """The peer grants one byte at first, and later half a window at a time, so its grants do not show how
@@ -345,7 +345,7 @@ async def test_a_peer_that_waits_for_more_than_we_like_to_have_under_way_gets_it
         heard += len(await script.receive(messages.DATA)) - 9
 
 
-async def test_no_packet_is_bigger_than_the_peer_takes(gateway: Watched, script: Script) -> None:
+async def test_no_packet_is_bigger_than_the_peer_accepts(gateway: Watched, script: Script) -> None:
     channel, _ = await opened(gateway, script, window=250, largest=100)
     user = Collector()
     channel.attach(user)
@@ -414,7 +414,7 @@ async def test_an_inner_link_through_a_jump_host_is_native_too(sshd: Sshd, sshd_
         await transfers(gateway)
 
 
-async def test_an_asyncssh_that_lacks_a_part_is_left_alone(
+async def test_with_an_asyncssh_that_lacks_a_part_asyncssh_carries_the_link(
     sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handover, "_PARTS", (*handover._PARTS, "_no_such_part"))

@@ -41,7 +41,7 @@ async def test_a_download_arrives_and_ends(sshd: Sshd) -> None:
         await download(port, 16 * MiB)
 
 
-async def test_every_read_is_acknowledged_at_once_the_large_ones_too(
+async def test_every_read_is_acknowledged_at_once_even_a_large_one(
     sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """sshd's kernel holds back the small segment at an answer's end until the large ones before it are
@@ -66,7 +66,7 @@ async def test_every_read_is_acknowledged_at_once_the_large_ones_too(
         assert all(options == [socket.TCP_QUICKACK] for options in unanswered)
 
 
-async def test_both_ways_at_once_on_several_channels(sshd: Sshd) -> None:
+async def test_bytes_go_both_ways_at_once_on_several_channels(sshd: Sshd) -> None:
     data = [pattern(2 * MiB, seed) for seed in range(6)]
     async with tunnel(sshd, Echo()) as (gateway, port):
         assert await asyncio.gather(*(exchange(port, part) for part in data)) == data
@@ -162,7 +162,7 @@ def through(relay: FaultyRelay, sshd: Sshd) -> GatewayConfig:
     return config_for(sshd, port=relay.endpoint.port, known_hosts=[str(known_hosts)])
 
 
-async def test_a_window_grows_with_the_throughput_of_a_long_way(sshd: Sshd) -> None:
+async def test_a_window_grows_with_the_throughput_of_a_long_path(sshd: Sshd) -> None:
     async with FaultyRelay(Endpoint(sshd.host, sshd.port)) as relay, Source() as source:
         relay.delay = 0.02
         async with native(through(relay, sshd)) as gateway, Tunnel(gateway, source.endpoint, gateway) as port:

@@ -65,7 +65,7 @@ class Client(Script):
 
 
 @asynccontextmanager
-async def come(served: Served) -> AsyncIterator[Client]:
+async def log_in(served: Served) -> AsyncIterator[Client]:
     """A client that has logged in; its link is `served.links[-1]`."""
     conn = await served.client()
     client = Client()
@@ -87,7 +87,7 @@ async def served(tmp_path: Path, data_plane: str) -> AsyncIterator[Served]:
 
 @pytest.fixture
 async def client(served: Served) -> AsyncIterator[Client]:
-    async with come(served) as client:
+    async with log_in(served) as client:
         yield client
 
 
@@ -111,7 +111,7 @@ async def ended(served: Served) -> LinkError:
         ("", messages.UNKNOWN_TYPE),
     ],
 )
-async def test_every_other_type_is_refused_in_words(
+async def test_a_channel_of_any_other_type_is_refused_with_a_sentence(
     client: Client, served: Served, kind: str, code: int
 ) -> None:
     client.send(messages.OPEN, then=String(kind) + UInt32(9) + UInt32(WINDOW) + UInt32(32768))
@@ -169,7 +169,7 @@ async def test_a_request_is_answered_only_once(client: Client, served: Served) -
 
 
 async def test_the_number_of_channels_of_a_client_is_limited(client: Client, served: Served) -> None:
-    """Those without an answer count, and one that has ended does not."""
+    """A channel without an answer counts. One that has ended does not."""
     for number in range(3):
         client.ask(number=number)
     requests = [await served.request() for _ in range(3)]
@@ -229,7 +229,16 @@ async def test_a_server_that_we_have_dialled_opens_nothing(tmp_path: Path, data_
         asking(largest=0),
         asking("session", largest=0),
     ],
-    ids=["empty", "a type", "a long type", "cut off", "too long", "a long name", "no room", "nor a shell"],
+    ids=[
+        "empty",
+        "a type alone",
+        "a long type",
+        "cut off",
+        "too long",
+        "a long name",
+        "no room",
+        "no room, a shell",
+    ],
 )
 async def test_a_malformed_open_ends_the_link(client: Client, served: Served, rest: bytes) -> None:
     client.send(messages.OPEN, then=rest)
@@ -267,7 +276,7 @@ async def test_requests_without_end_while_one_is_handled_end_the_link(
     handled.set_result(False)
 
 
-async def test_as_many_as_that_are_answered(
+async def test_the_largest_number_of_requests_that_may_wait_is_answered(
     client: Client, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handled = asyncio.get_running_loop().create_future()
@@ -288,7 +297,7 @@ async def test_as_many_as_that_are_answered(
 @pytest.mark.parametrize("times", [1, 2])
 async def test_host_keys_are_proved_once(tmp_path: Path, data_plane: str, times: int) -> None:
     """A signature takes up to 7 ms, and a request has room for 900 keys."""
-    async with Served(tmp_path, send_server_host_keys=True) as served, come(served) as client:
+    async with Served(tmp_path, send_server_host_keys=True) as served, log_in(served) as client:
         assert served.links[-1].data_plane == data_plane
         (key,) = served.conns[-1]._all_server_host_keys
         asked = b"hostkeys-prove-00@openssh.com", *[String(key)] * times
@@ -328,7 +337,7 @@ async def test_numbers_are_reused_and_late_messages_are_dropped(
 
 
 async def test_a_client_may_use_one_number_twice(client: Client, served: Served) -> None:
-    """It only confuses itself: our own numbers distinguish the channels."""
+    """The client only confuses itself: our own numbers distinguish the channels."""
     channels = []
     for _ in range(2):
         client.ask(number=7)
@@ -344,7 +353,7 @@ async def test_a_client_may_use_one_number_twice(client: Client, served: Served)
         channel.abort()
 
 
-async def test_its_window_and_packets_are_respected(client: Client, served: Served) -> None:
+async def test_the_window_and_packet_size_of_a_client_are_respected(client: Client, served: Served) -> None:
     client.ask(window=1000, largest=SMALLEST_PACKET)
     channel = (await served.request()).accept()
     user = Collector()

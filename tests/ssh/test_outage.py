@@ -20,7 +20,9 @@ SECONDS = 120.0
 """Seconds; far more than needed. 300 handshakes, six at a time, only need CPU time of two cores."""
 
 
-async def test_three_hundred_gateways_after_a_restart_of_their_sshd(sshd_factory: SshdFactory) -> None:
+async def test_three_hundred_gateways_come_up_after_a_restart_of_their_sshd(
+    sshd_factory: SshdFactory,
+) -> None:
     sshd = sshd_factory(config={"MaxStartups": "10:30:100"})
     await asyncio.to_thread(sshd.stop)
     handshakes = Handshakes()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from proxy.ssh.pace import STEP, Pace
 
 
-def test_a_download_makes_it_busy_until_it_is_over() -> None:
+def test_a_download_makes_a_link_busy_until_it_is_over() -> None:
     pace = Pace(100.0)
     assert pace.busy == 0
     pace.sample(50 * STEP, 101.0)

@@ -21,7 +21,7 @@ CONN = cast("asyncssh.SSHClientConnection", object())
 LINK = cast("PlaneUser", SimpleNamespace(name="edge/1", server="10.0.0.1:22", on_open=None))
 
 
-def test_the_modes_of_the_data_plane() -> None:
+def test_the_data_planes_are_native_and_asyncssh() -> None:
     assert MODES == ("native", "asyncssh")
 
 
@@ -63,7 +63,7 @@ def taken() -> tuple[object, list[object]]:
         ("native", {"core", "native"}, "asyncssh", ["not by native"]),
     ],
 )
-def test_the_first_that_can(
+def test_the_first_plane_that_supports_a_connection_carries_it(
     asked: str | None,
     refusing: set[str],
     plane: str,
@@ -78,7 +78,7 @@ def test_the_first_that_can(
 
 
 @pytest.mark.parametrize(("on_open", "level"), [(None, "warning"), (print, "info")])
-def test_that_a_client_has_chosen_its_cipher_is_no_warning(
+def test_a_cipher_that_a_client_has_chosen_causes_no_warning(
     on_open: object, level: str, unsupported: set[str]
 ) -> None:
     unsupported |= {"core"}

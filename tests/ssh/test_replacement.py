@@ -56,7 +56,7 @@ async def test_an_old_link_lives_as_long_as_its_channel(sshd: Sshd) -> None:
         assert gateway.metric("gateway_links_retiring") == 0
 
 
-async def test_an_old_link_has_its_time(sshd: Sshd) -> None:
+async def test_an_old_link_ends_after_retire_timeout(sshd: Sshd) -> None:
     async with Echo() as server, started(config_for(sshd, retire_timeout="50ms")) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         [old] = gateway._links
@@ -68,7 +68,7 @@ async def test_an_old_link_has_its_time(sshd: Sshd) -> None:
         await gateway.until(lambda: gateway.links == 1 and not gateway.snapshot().retiring)
 
 
-async def test_there_are_never_more_than_twice_as_many(sshd: Sshd) -> None:
+async def test_there_are_never_more_than_twice_as_many_links_as_configured(sshd: Sshd) -> None:
     """Replacements are ordered again and again while no channel ends. Then the old link with the fewest
     channels is closed to make room.
     """
@@ -173,7 +173,7 @@ async def test_a_replacement_that_is_refused_leaves_the_old_link(sshd: Sshd, tmp
         channel.abort()
 
 
-async def test_a_dial_that_began_with_old_files_waits_for_nothing(sshd: Sshd, tmp_path: Path) -> None:
+async def test_after_a_dial_with_old_files_the_next_dial_does_not_wait(sshd: Sshd, tmp_path: Path) -> None:
     """The operator corrects the key while sshd refuses the wrong one. The backoff after that refusal must not
     delay the right key.
     """
@@ -202,7 +202,7 @@ async def test_a_dial_that_began_with_old_files_waits_for_nothing(sshd: Sshd, tm
         await gateway.close()
 
 
-async def test_fewer_links_are_taken_at_once(sshd: Sshd) -> None:
+async def test_a_lower_number_of_links_applies_at_once(sshd: Sshd) -> None:
     config = config_for(sshd, connections=3)
     async with started(config) as gateway:
         await gateway.until(lambda: gateway.links == 3)
@@ -216,7 +216,7 @@ def names(gateway: Watched) -> list[str]:
     return [link.name for link in gateway._links]
 
 
-async def test_links_stay_when_settings_change_that_they_can_take(sshd: Sshd) -> None:
+async def test_links_stay_when_settings_change_that_apply_to_open_links(sshd: Sshd) -> None:
     """More links are dialled besides them; fewer: the oldest retire, and all of their clients stay."""
     config = config_for(sshd, connections=1)
     async with Echo() as server, started(config) as gateway:
@@ -250,8 +250,8 @@ async def test_an_age_that_is_set_later_counts_from_when_the_link_came_up(sshd: 
         assert names(gateway) == ["edge/2"]
 
 
-async def test_a_wait_ends_when_settings_change(sshd_factory: SshdFactory) -> None:
-    """They may be what the dials lacked."""
+async def test_the_wait_before_a_dial_ends_when_settings_change(sshd_factory: SshdFactory) -> None:
+    """The new settings may be what the dials lacked."""
     sshd = sshd_factory()
     await asyncio.to_thread(sshd.stop)
     async with started(config_for(sshd)) as gateway:

@@ -108,7 +108,7 @@ async def test_openssh_asks_for_a_channel_and_gets_it(served: Served) -> None:
         await link.idle.wait()
 
 
-async def test_its_user_reads_why_it_was_refused(served: Served) -> None:
+async def test_the_user_of_openssh_reads_why_a_channel_was_refused(served: Served) -> None:
     client = await served.ssh("-W", "node-a:22")
     (await served.request()).refuse(messages.PROHIBITED, "kubemux: node-a: denied")
     async with asyncio.timeout(SECONDS):
@@ -126,7 +126,7 @@ async def test_shells_are_refused(served: Served) -> None:
     assert served.requests.empty()
 
 
-async def test_a_request_that_outlives_its_link_is_harmless(served: Served) -> None:
+async def test_a_request_may_be_answered_after_the_end_of_its_link(served: Served) -> None:
     client = await served.ssh("-W", "node-a:22")
     link, request = await served.link(), await served.request()
     client.kill()
@@ -153,7 +153,7 @@ async def test_a_client_that_leaves_gives_the_reason(served: Served, monkeypatch
 # ------------------------------------------------------------------------------------------------------ both
 
 
-async def test_both_ways_on_one_connection(served: Served) -> None:
+async def test_both_sides_open_channels_on_one_connection(served: Served) -> None:
     """A site can also open channels: -L and -R are in one command."""
     async with Echo() as echo:
         local = free_port()
@@ -204,7 +204,7 @@ class Reader(Collector):
             self.left.set()
 
 
-@pytest.mark.parametrize("is_late", [False, True], ids=["at once", "when all has come"])
+@pytest.mark.parametrize("is_late", [False, True], ids=["at once", "after the last byte"])
 async def test_a_channel_is_passed_on_with_unread_bytes(served: Served, is_late: bool) -> None:
     """SOCKS5 needs this. The windows of both planes are smaller than the bytes behind the line."""
     data = pattern(2 * MiB)

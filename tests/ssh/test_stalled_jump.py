@@ -166,7 +166,7 @@ STALLS = {
 
 
 @pytest.mark.parametrize("stall", STALLS)
-async def test_clients_of_a_jump_host_that_takes_nothing_wait(
+async def test_clients_of_a_jump_host_that_reads_nothing_wait(
     tmp_path: Path, sshd: Sshd, data_plane: str, stall: str
 ) -> None:
     window, stalls, goes_on, least = STALLS[stall]

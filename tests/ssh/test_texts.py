@@ -83,7 +83,7 @@ async def test_a_banner_that_is_not_utf_8_does_not_prevent_the_login(tmp_path: P
         assert len(link.conns) == 1
 
 
-async def test_a_disconnect_during_login(tmp_path: Path) -> None:
+async def test_the_text_of_a_disconnect_during_login_is_reported(tmp_path: Path) -> None:
     async with saying(tmp_path, at_login=dismisses) as config:
         found = await failure(config)
     assert isinstance(found, HandshakeFailed)
@@ -91,7 +91,7 @@ async def test_a_disconnect_during_login(tmp_path: Path) -> None:
     assert is_fit(str(found)), str(found)
 
 
-async def test_a_disconnect_of_a_link(tmp_path: Path) -> None:
+async def test_the_text_of_a_disconnect_of_a_link_is_reported(tmp_path: Path) -> None:
     async with saying(tmp_path, at_open=dismisses) as config, started(config) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         with pytest.raises(Exception, match=r"lost|could not connect"):
@@ -101,7 +101,7 @@ async def test_a_disconnect_of_a_link(tmp_path: Path) -> None:
         assert is_fit(gateway.snapshot().message)
 
 
-async def test_why_a_channel_is_not_opened(tmp_path: Path) -> None:
+async def test_the_text_of_a_refused_channel_is_reported(tmp_path: Path) -> None:
     async with saying(tmp_path) as config, started(config) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         with pytest.raises(ChannelError, match="Zugriff nur für Befugte") as refused:
@@ -125,7 +125,7 @@ async def test_a_version_that_is_not_ascii_has_a_reason_of_its_own(tmp_path: Pat
     assert is_fit(str(found))
 
 
-async def test_a_host_key_that_changes_when_keys_are_exchanged_anew(tmp_path: Path) -> None:
+async def test_a_host_key_that_changes_in_a_later_key_exchange_ends_the_link(tmp_path: Path) -> None:
     conns: list[Any] = []
     async with saying(tmp_path, at_login=conns.append) as config, started(config) as gateway:
         await gateway.until(lambda: gateway.links == 1)

@@ -112,7 +112,7 @@ class Waiting:
 
 
 @pytest.mark.parametrize("kind", ["silent", "never signs"])
-async def test_a_healthy_gateway_of_the_same_sshd_does_not_wait_for_it(
+async def test_a_healthy_gateway_of_the_same_sshd_does_not_wait_for_an_agent_that_hangs(
     kind: str, sshd: Sshd, tmp_path: Path
 ) -> None:
     """Six handshakes may run at one sshd, and two of those whose key may be refused. Dials that wait for an
@@ -157,7 +157,7 @@ async def test_an_agent_that_hangs_is_named_in_the_error_within_connect_timeout(
 
 
 @pytest.mark.parametrize("kind", ["silent", "hangs up", "never signs"])
-async def test_a_key_file_is_tried_all_the_same(
+async def test_a_key_file_is_tried_although_the_agent_fails(
     kind: str, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "agent"

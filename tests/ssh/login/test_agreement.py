@@ -57,6 +57,6 @@ def test_no_mac_is_needed_beside_a_cipher_that_has_its_own() -> None:
 
 
 @given(st.binary(max_size=80), st.binary(max_size=80))
-def test_any_bytes_at_all(ours: bytes, theirs: bytes) -> None:
+def test_any_bytes_give_a_short_printable_message_or_none(ours: bytes, theirs: bytes) -> None:
     found = disagreement("edge:22", bytes(17) + ours, bytes(17) + theirs)
     assert found is None or (str(found).isprintable() and len(str(found)) < 1000)

@@ -108,7 +108,7 @@ HOSTILE: dict[str, tuple[Play, type[LinkError]]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-async def test_a_peer_that_is_no_ssh_server(name: str, config: GatewayConfig) -> None:
+async def test_a_peer_that_is_no_ssh_server_is_named_in_the_error(name: str, config: GatewayConfig) -> None:
     play, kind = HOSTILE[name]
     async with Peer(play) as peer:
         found = await failure(at(config, port=peer.endpoint.port))
@@ -120,7 +120,7 @@ async def test_a_peer_that_is_no_ssh_server(name: str, config: GatewayConfig) ->
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(packets=st.lists(st.binary(min_size=1, max_size=60), max_size=6))
-def test_any_bytes_at_all_end_in_a_link_error(config: GatewayConfig, packets: list[bytes]) -> None:
+def test_any_bytes_end_in_a_link_error(config: GatewayConfig, packets: list[bytes]) -> None:
     """Random payloads in valid packets: any exception of asyncssh's parsers must become a LinkError."""
 
     async def scenario() -> None:
@@ -139,7 +139,7 @@ async def test_a_refused_tcp_connection_is_unreachable(config: GatewayConfig) ->
 
 
 @pytest.mark.parametrize("host", ["no.such.name.invalid", "x" * 70 + ".invalid", "a..b"])
-async def test_a_name_that_does_not_resolve(config: GatewayConfig, host: str) -> None:
+async def test_a_name_that_does_not_resolve_is_named_in_the_error(config: GatewayConfig, host: str) -> None:
     found = await failure(at(config, host=host, connect_timeout=5.0))
     assert isinstance(found, Unresolvable), found
     assert host in str(found)
@@ -188,7 +188,7 @@ async def test_the_next_address_is_tried_when_the_first_is_silent(
 
 
 async def test_a_bindaddress_may_be_a_name() -> None:
-    """It is resolved like the server's name, and not by the loop, whose few threads serve all gateways."""
+    """The name is resolved like the server's, and not by the loop, whose few threads serve all gateways."""
     sources: list[str] = []
 
     async def play(_: StreamReader, writer: StreamWriter) -> None:
@@ -208,7 +208,7 @@ async def test_a_bindaddress_may_be_a_name() -> None:
         await nowhere.resolve("127.0.0.1", 22, socket.AF_INET)
 
 
-async def test_agent_true_without_an_agent(
+async def test_agent_true_without_an_agent_is_an_error(
     config: GatewayConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = at(config, agent=True, identity_files=())
@@ -274,17 +274,21 @@ class TestCancelled:
                     await asyncio.sleep(0.01)
 
     @pytest.mark.both_loops
-    async def test_at_any_turn(self, sshd_factory: SshdFactory) -> None:
+    async def test_a_dial_that_is_cancelled_at_any_turn_leaves_nothing(
+        self, sshd_factory: SshdFactory
+    ) -> None:
         sshd = sshd_factory(config={"MaxStartups": "1000"})
         await self.check(config_for(sshd), {}, sshd)
 
-    async def test_at_any_turn_of_a_chain(self, sshd_factory: SshdFactory) -> None:
+    async def test_a_dial_of_a_chain_that_is_cancelled_at_any_turn_leaves_nothing(
+        self, sshd_factory: SshdFactory
+    ) -> None:
         jump, last = (sshd_factory(config={"MaxStartups": "1000"}) for _ in range(2))
         await self.check(config_for(last, jump=["jump"]), {"jump": config_for(jump)}, jump, last)
 
 
 @pytest.mark.sshd
-async def test_the_end_is_reported_once(sshd: Sshd) -> None:
+async def test_the_end_of_a_connection_is_reported_once(sshd: Sshd) -> None:
     ends: list[Exception | None] = []
     told = asyncio.Event()
 

@@ -17,13 +17,13 @@ hosts = st.sampled_from(["jump", "jump.example.com", "192.0.2.7"])
     port=st.none() | st.integers(1, 65535),
     uri=st.booleans(),
 )
-def test_a_proxyjump_hop_is_taken_apart(host: str, user: str, port: int | None, uri: bool) -> None:
+def test_a_proxyjump_hop_is_parsed(host: str, user: str, port: int | None, uri: bool) -> None:
     text = f"{'ssh://' if uri else ''}{user}{'@' if user else ''}{host}{f':{port}' if port else ''}"
     hop = proxy_jump(GatewayConfig(host="edge", port=1, user="me", jump=("other",)), f" {text} ")
     assert (hop.host, hop.port, hop.user, hop.jump) == (host, port, user or None, ())
 
 
-def test_a_proxyjump_hop_with_an_ipv6_address() -> None:
+def test_a_proxyjump_hop_with_an_ipv6_address_is_parsed() -> None:
     hop = proxy_jump(GatewayConfig(host="edge"), "me@[2001:db8::7]:2222")
     assert (hop.host, hop.port, hop.user) == ("2001:db8::7", 2222, "me")
     assert proxy_jump(GatewayConfig(host="edge"), "[2001:db8::7]").host == "2001:db8::7"

@@ -92,7 +92,7 @@ async def test_a_rotated_key_is_learned_before_the_old_one_goes(
         assert gateway.snapshot().reason == "host_key_changed"
 
 
-async def test_two_gateways_write_one_file(sshd_factory: SshdFactory, tmp_path: Path) -> None:
+async def test_two_gateways_may_write_one_file(sshd_factory: SshdFactory, tmp_path: Path) -> None:
     one = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
     (tmp_path / "two").mkdir()
     two = Rotating(sshd_factory, tmp_path / "two", "ed25519", "rsa")
@@ -105,10 +105,10 @@ async def test_two_gateways_write_one_file(sshd_factory: SshdFactory, tmp_path: 
         }
 
 
-async def test_another_daemon_writes_the_same_file(
+async def test_lines_that_another_daemon_writes_are_kept(
     sshd_factory: SshdFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it writes while kubemux waits is kept."""
+    """kubemux keeps the lines that the other daemon writes while kubemux waits for the file's lock."""
     doing: list[str] = []
     monkeypatch.setattr(learning, "doing", doing.append)
     rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
@@ -192,9 +192,7 @@ async def test_without_learned_host_keys_no_proof_is_requested(
     await ends_unlearned(rotating, config_for(rotating.sshd, known_hosts=[str(rotating.known_hosts)]))
 
 
-async def test_a_file_that_others_may_write_is_not_believed(
-    sshd_factory: SshdFactory, tmp_path: Path
-) -> None:
+async def test_a_file_that_others_may_write_is_not_trusted(sshd_factory: SshdFactory, tmp_path: Path) -> None:
     rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
     rotating.learned.touch()
     rotating.learned.chmod(0o666)
@@ -204,14 +202,14 @@ async def test_a_file_that_others_may_write_is_not_believed(
         assert "could have been written by others" in gateway.snapshot().message
 
 
-async def test_a_folder_that_is_not_there_costs_no_link(sshd_factory: SshdFactory, tmp_path: Path) -> None:
+async def test_a_missing_folder_does_not_prevent_the_link(sshd_factory: SshdFactory, tmp_path: Path) -> None:
     rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
     rotating.learned = tmp_path / "missing" / "learned"
     await ends_unlearned(rotating, rotating.config())
 
 
 async def test_a_file_with_lines_of_others_is_left_alone(sshd_factory: SshdFactory, tmp_path: Path) -> None:
-    """It may be known_hosts itself, under another name."""
+    """The file may be known_hosts itself, under another name."""
     rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
     before = rotating.known_hosts.read_text() + f"@revoked * {ssh_keys.public(rotating.sshd.user_ca)}\n"
     rotating.known_hosts.write_text(before)

@@ -50,7 +50,7 @@ async def test_public_keys_are_offered_no_passwords_and_an_agent_only_if_asked(
     assert options.agent_forward_path is None
 
 
-async def test_the_public_key_of_another_beside_a_key_does_not_matter(config: GatewayConfig) -> None:
+async def test_a_public_key_file_that_does_not_belong_to_the_key_is_ignored(config: GatewayConfig) -> None:
     """As with ssh(1): the key was replaced, but the old KEY.pub is still there."""
     (key,) = config.identity_files
     asyncssh.generate_private_key("ssh-ed25519").write_public_key(f"{key}.pub")
@@ -59,7 +59,7 @@ async def test_the_public_key_of_another_beside_a_key_does_not_matter(config: Ga
     assert [pair.public_data for pair in found] == [asyncssh.read_private_key(key).public_data]
 
 
-async def test_a_certificate_beside_a_key_is_taken_along_and_that_of_another_named(
+async def test_a_certificate_beside_a_key_is_used_and_one_of_another_key_is_an_error(
     config: GatewayConfig,
 ) -> None:
     (key,) = config.identity_files

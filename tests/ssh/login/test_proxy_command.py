@@ -64,7 +64,9 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_its_link_is_like_any_other_and_its_process_ends_with_it(sshd: Sshd, data_plane: str) -> None:
+async def test_a_link_through_a_proxy_command_works_and_its_process_ends_with_it(
+    sshd: Sshd, data_plane: str
+) -> None:
     before = commands()
     with capture_logs() as logs:
         async with Echo() as target, started(carried(sshd)) as gateway:
@@ -81,7 +83,7 @@ async def test_its_link_is_like_any_other_and_its_process_ends_with_it(sshd: Ssh
     assert said == [f"carrying as {sshd.user}"] * 2
 
 
-async def test_a_command_that_ends_takes_its_link_along_and_is_named(sshd: Sshd) -> None:
+async def test_a_command_that_ends_also_ends_its_link_and_is_named(sshd: Sshd) -> None:
     before = commands()
     async with started(carried(sshd)) as gateway:
         await gateway.until(lambda: gateway.links == 1)

@@ -88,7 +88,7 @@ def signed(principal: str = "edge", *, keys: Sequence[Known] = (), revoked: Sequ
         "its key is, its authority is not",
     ],
 )
-def test_a_server_that_is_trusted(trusted: Trusted, shown: bytes) -> None:
+def test_a_trusted_server_is_accepted(trusted: Trusted, shown: bytes) -> None:
     assert judged(trusted, shown) is None
 
 
@@ -149,7 +149,9 @@ def test_a_server_that_is_trusted(trusted: Trusted, shown: bytes) -> None:
     ],
     ids=map(str, itertools.count()),  # each worker makes its own keys
 )
-def test_a_server_that_is_not(trusted: Trusted, shown: bytes, kind: type[LinkError], says: list[str]) -> None:
+def test_an_untrusted_server_is_refused_with_a_message(
+    trusted: Trusted, shown: bytes, kind: type[LinkError], says: list[str]
+) -> None:
     found = judged(trusted, shown)
     assert type(found) is kind
     assert found.retry is RetryClass.SLOW

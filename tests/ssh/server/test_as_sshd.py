@@ -148,7 +148,7 @@ async def say(server: Server, host: str, words: bytes, *, waits: bool = True) ->
     return said
 
 
-def tell_password(server: Server, host: str) -> None:
+def try_passwords(server: Server, host: str) -> None:
     """Try three passwords at a server that has only publickey."""
     sock = socket.create_connection(server.listen, timeout=WAIT_S, source_address=(host, 0))
     with closing(paramiko.Transport(sock)) as client:
@@ -165,7 +165,7 @@ CLIENTS: Final[Mapping[str, tuple[int | None, Client]]] = {
     "a port check": (1, lambda one, host: say(one, host, b"", waits=False)),
     "no SSH": (1, lambda one, host: say(one, host, b"GET / HTTP/1.1\r\n\r\n")),
     "our host key is not trusted": (1, lambda one, host: ssh(one, host, one.good, host_key=one.stranger)),
-    "a password": (1, lambda one, host: asyncio.to_thread(tell_password, one, host)),
+    "a password": (1, lambda one, host: asyncio.to_thread(try_passwords, one, host)),
     "no key": (1, lambda one, host: ssh(one, host)),
     "an unknown key": (5, lambda one, host: ssh(one, host, one.stranger)),
     "a key that it cannot sign with": (5, lambda one, host: ssh(one, host, one.locked)),
@@ -185,7 +185,7 @@ async def test_each_failure_costs_the_same(
         assert {host: told.get(host) for host in wanted} == wanted
 
 
-async def test_a_client_that_is_silent_until_the_deadline(
+async def test_a_client_that_is_silent_until_the_deadline_gets_the_same_penalty(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(kind, tmp_path, monkeypatch, {"min": 0}, grace=1) as server:

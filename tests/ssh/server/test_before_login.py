@@ -79,7 +79,7 @@ async def test_connections_of_one_source_are_limited(tmp_path: Path) -> None:
         ]
 
 
-async def test_all_strangers_together_are_limited(tmp_path: Path) -> None:
+async def test_all_clients_that_have_not_logged_in_are_limited_together(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed", max_startups=4, per_source_max_startups=2) as bed:
         with silent(bed, 2), silent(bed, 2, host="127.0.0.2"):
             await opened(bed, 4)
@@ -136,7 +136,9 @@ async def test_a_slow_version_line_does_not_extend_the_deadline(tmp_path: Path) 
     ],
 )
 async def test_a_protocol_error_ends_the_connection(tmp_path: Path, said: bytes, reason: Reason) -> None:
-    """The log has it as a warning. Who just leaves is no reason for one: port checks come all day."""
+    """The log has a warning. A client that only connects and leaves causes none, because port checks do that
+    all day.
+    """
     async with SshBed(tmp_path / "bed") as bed:
         with bed.plain() as sock, capture_logs() as logs:
             sock.sendall(said)
@@ -151,7 +153,7 @@ async def test_a_protocol_error_ends_the_connection(tmp_path: Path, said: bytes,
     assert reason is Reason.NO_LOGIN or line["message"].startswith(words)
 
 
-async def test_one_entry_stands_for_all_that_leave_before_they_say_a_name(
+async def test_one_log_entry_stands_for_all_clients_that_leave_before_they_send_a_user_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refusals, "SELDOM_S", 3600.0)
@@ -177,7 +179,7 @@ async def test_one_entry_stands_for_all_that_leave_before_they_say_a_name(
     ]
 
 
-async def test_only_so_many_passing_sources_are_remembered(
+async def test_the_number_of_remembered_sources_of_such_clients_is_limited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refusals, "SELDOM_S", 3600.0)
@@ -302,7 +304,7 @@ async def test_failed_attempts_are_limited(tmp_path: Path) -> None:
 
 
 async def test_many_logins_at_once_from_the_operators_network_are_served(tmp_path: Path) -> None:
-    """They wait for their turn: at most `max_startups` of them exchange keys at a time."""
+    """The clients wait for their turn: at most `max_startups` of them exchange keys at a time."""
     async with SshBed(tmp_path / "bed", sources=OWN, max_startups=20, login_timeout="60s") as bed:
         key = asyncssh.generate_private_key("ssh-ed25519")
         bed.authorize("users", "ops", key.export_public_key().decode().strip())

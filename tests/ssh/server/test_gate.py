@@ -7,7 +7,7 @@ import asyncio
 from proxy.ssh.server.gate import AT_ONCE, Gate
 
 
-async def test_a_few_in_each_turn_in_the_order_in_which_they_asked() -> None:
+async def test_a_limited_number_of_steps_runs_in_each_turn_in_the_order_of_asking() -> None:
     gate, done = Gate(), list[int]()
     loop, turns = asyncio.get_running_loop(), list[int]()
 
@@ -28,7 +28,7 @@ async def test_a_few_in_each_turn_in_the_order_in_which_they_asked() -> None:
     assert max(steps) == AT_ONCE
 
 
-async def test_waiting_steps_go_first() -> None:
+async def test_waiting_steps_run_before_new_ones() -> None:
     gate, done = Gate(), list[str]()
     taken = sum(gate(lambda: done.append("waited")) for _ in range(AT_ONCE + 1))
     assert taken == AT_ONCE

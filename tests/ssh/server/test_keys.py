@@ -46,7 +46,9 @@ async def tried(bed: SshBed, key: Path, *args: str, user: str = "somebody") -> R
         ("cert-authority", Reason.UNKNOWN_KEY),
     ],
 )
-async def test_options_of_a_key(tmp_path: Path, options: str, outcome: Reason | str) -> None:
+async def test_the_options_of_a_key_decide_about_the_login(
+    tmp_path: Path, options: str, outcome: Reason | str
+) -> None:
     async with SshBed(tmp_path / "bed", sources=OWN) as bed:
         bed.authorize("users", "ops", f"{options} {ssh_keys.public(bed.ops)}")
         bed.reread()
@@ -112,7 +114,7 @@ async def test_the_log_names_the_certificate(tmp_path: Path) -> None:
     ],
     ids=["principal", "no principal", "expired", "early", "command", "critical", "verify", "source"],
 )
-async def test_certificates_that_are_refused(
+async def test_certificates_that_do_not_allow_the_login_are_refused(
     tmp_path: Path, principals: str, how: dict[str, object], reason: Reason
 ) -> None:
     async with SshBed(tmp_path / "bed", sources=OWN) as bed:
@@ -121,7 +123,9 @@ async def test_certificates_that_are_refused(
 
 
 @pytest.mark.parametrize("taken", ["the CA", "the principal", "the CA is revoked"])
-async def test_a_certificate_that_is_accepted_no_more_ends_its_connection(tmp_path: Path, taken: str) -> None:
+async def test_a_certificate_that_is_no_longer_accepted_ends_its_connection(
+    tmp_path: Path, taken: str
+) -> None:
     async with SshBed(tmp_path / "bed", sources=OWN) as bed:
         ca = Certified(bed).ca
         ssh_keys.sign(bed.stranger, ca=ca, principals="oncall")
@@ -176,7 +180,9 @@ async def test_a_certificate_may_come_from_its_source_and_extensions_count(tmp_p
         ("restrict", Reason.UNKNOWN_KEY),
     ],
 )
-async def test_a_ca_in_authorized_keys(tmp_path: Path, options: str, outcome: Reason | str) -> None:
+async def test_the_options_of_a_ca_in_authorized_keys_decide_about_the_login(
+    tmp_path: Path, options: str, outcome: Reason | str
+) -> None:
     async with SshBed(tmp_path / "bed", sources=OWN) as bed:
         assert await Certified(bed, options).tried() == outcome
 
@@ -222,7 +228,7 @@ class Sha1(asyncssh.SSHClient):
         cast("Any", self._conn)._server_sig_algs = {b"ssh-rsa"}
 
 
-async def test_a_certificate_that_was_signed_with_sha1(tmp_path: Path) -> None:
+async def test_a_certificate_that_was_signed_with_sha1_is_refused(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed", sources=OWN) as bed:
         ca = ssh_keys.new_key(bed.folder / "rsa_ca", kind="rsa")
         bed.authorize("users", "sre", f"cert-authority {ssh_keys.public(ca)}")
@@ -248,7 +254,7 @@ async def test_a_key_of_two_identities_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
-async def test_keys_of_each_kind(tmp_path: Path, kind: str) -> None:
+async def test_keys_of_each_kind_are_accepted(tmp_path: Path, kind: str) -> None:
     async with SshBed(tmp_path / "bed", sources=OWN) as bed:
         key = ssh_keys.new_key(bed.folder / "key", kind=kind)
         bed.authorize("users", "ops", ssh_keys.public(key))

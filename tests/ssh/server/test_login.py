@@ -65,7 +65,7 @@ def test_revoked_keys_are_refused(certified: tuple[Table, dict[str, bytes]]) -> 
         assert refused(replace(signed, revoked=frozenset({revoked})), made["good"]) == Reason.KEY_REVOKED
 
 
-def test_a_user_name_must_be_ones_own_or_unknown() -> None:
+def test_the_user_name_must_be_that_of_the_key_or_unknown() -> None:
     known = of((key(1), grant(OPS)), (key(2), grant(EDGE)))
     assert asked(known, key(1), "ops").asked == "ops"
     assert asked(known, key(1), "nobody").who == OPS
@@ -77,7 +77,7 @@ def test_a_user_and_a_site_may_have_one_name() -> None:
     assert asked(known, key(2), "ops").identity == "site:ops"
 
 
-def test_times_and_places() -> None:
+def test_the_expiry_and_the_source_of_a_key_are_checked() -> None:
     known = of((key(1), grant(OPS, 'from="192.0.2.0/24,!192.0.2.9",expiry-time="20270601Z"')))
     assert asked(known, key(1)).expires == 1_811_808_000.0
     assert refused(known, key(1), address=Endpoint("192.0.2.9", 1)) == Reason.KEY_SOURCE
@@ -129,7 +129,7 @@ def test_a_certificate_needs_a_touch_unless_line_and_extension_waive_it() -> Non
         assert asked(known, made).options.needs_touch is needs_touch
 
 
-def test_a_key_twice_is_as_good_as_its_lines_agree() -> None:
+def test_a_key_in_two_lines_is_accepted_only_if_their_options_agree() -> None:
     assert asked(of((key(1), grant(OPS)), (key(1), grant(OPS, line=2))), key(1)).who == OPS
     assert refused(of((key(1), grant(OPS)), (key(1), grant(OPS, "restrict", 2))), key(1)) == Reason.KEY_OPTION
 
@@ -151,7 +151,9 @@ def certified(tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, dict[str
     return table([Lines((), ((authority, "sre", grant(SRE)), (authority, "edge", grant(EDGE))))])[0], made
 
 
-def test_certificates(certified: tuple[Table, dict[str, bytes]]) -> None:
+def test_only_a_user_certificate_of_one_identity_is_accepted(
+    certified: tuple[Table, dict[str, bytes]],
+) -> None:
     known, made = certified
     login = asked(known, made["good"])
     assert (login.who, login.expires) == (SRE, None)
@@ -162,7 +164,7 @@ def test_certificates(certified: tuple[Table, dict[str, bytes]]) -> None:
 
 @given(st.data())
 def test_a_certificate_that_is_damaged_is_refused(data: st.DataObject) -> None:
-    """Or it can still be parsed: then its signature, which is checked later, is wrong."""
+    """If it can still be parsed, its signature is wrong, which is checked later."""
     known, made = data.draw(st.shared(st.builds(_made), key="made"))
     blob = bytearray(made)
     cut = data.draw(st.integers(0, len(blob)))

@@ -43,7 +43,7 @@ async def test_a_login_gets_the_packets_that_it_needs(tmp_path: Path, cipher: st
     assert "SSH2_MSG_IGNORE" not in found.said
 
 
-async def test_a_stranger_is_refused(tmp_path: Path) -> None:
+async def test_a_client_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed") as bed:
         with capture_logs() as logs:
             found = await bed.ssh(bed.stranger, "true", user="ops")
@@ -56,7 +56,7 @@ async def test_a_stranger_is_refused(tmp_path: Path) -> None:
     assert refused[0]["hint"] == Reason.UNKNOWN_KEY.remedy
 
 
-async def test_a_second_key_for_which_the_service_is_requested_again(tmp_path: Path) -> None:
+async def test_a_second_key_is_accepted_although_the_service_is_requested_again(tmp_path: Path) -> None:
     """paramiko requests it before each key."""
     async with SshBed(tmp_path / "bed") as bed:
 
@@ -100,7 +100,7 @@ async def test_removing_a_key_ends_its_connections(tmp_path: Path) -> None:
         await ended(client)
 
 
-async def test_the_options_of_a_key_may_change_while_it_is_connected(tmp_path: Path) -> None:
+async def test_the_options_of_a_key_may_change_while_its_client_is_connected(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed") as bed:
         client = await bed.start(bed.factory, "-N")
         guest = await bed.logged_in()
@@ -135,10 +135,10 @@ async def test_clients_learn_the_next_host_key(tmp_path: Path) -> None:
         await ended(client)
 
 
-async def test_a_client_that_is_gone_when_it_is_let_in_has_no_link(
+async def test_a_client_that_is_gone_when_its_login_succeeds_has_no_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """asyncssh lets it in in the same turn of the loop in which its connection is lost."""
+    """asyncssh accepts the login in the same turn of the loop in which the connection is lost."""
     check = Session.check
 
     def lost_meanwhile(session: Session, asked: str, blob: bytes, message: bytes, signature: bytes) -> bool:

@@ -33,7 +33,7 @@ def startups(**settings: object) -> Startups:
         ("fe80::1%eth0", "fe80::1%eth1", True),
     ],
 )
-def test_the_source_of_an_address(one: str, other: str, is_same: bool) -> None:
+def test_addresses_of_one_network_are_one_source(one: str, other: str, is_same: bool) -> None:
     known = startups()
     assert (known.source(one) == known.source(other)) is is_same
 
@@ -58,7 +58,7 @@ def test_the_operators_networks_are_counted_separately() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["10.0.0.1", "192.0.2.1", "192.0.2.2"]), st.booleans())))
-def test_the_count_is_of_open_connections(steps: list[tuple[str, bool]]) -> None:
+def test_only_open_connections_are_counted(steps: list[tuple[str, bool]]) -> None:
     known = startups(max_startups=3, per_source_max_startups=2, sources=[{"networks": ["10.0.0.0/8"]}])
     inside: list[str] = []
     for host, comes in steps:

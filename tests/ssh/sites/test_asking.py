@@ -60,7 +60,7 @@ def stage(request: pytest.FixtureRequest) -> Stage:
 
 
 async def nothing_is_left(peer: Site, served: SiteServed) -> None:
-    """Once the site has closed the channel, too. The next client gets its own."""
+    """Wait until no channel is left, and check that the next client gets its own channel."""
     await until(lambda: not peer.link.load)
     assert served.budget.used == 0
     reaching = await peer.asked()
@@ -87,7 +87,7 @@ async def is_given_up(peer: Site, stage: Stage) -> None:
     peer.close()
 
 
-async def test_a_client_that_gives_up(tmp_path: Path, stage: Stage) -> None:
+async def test_a_client_that_gives_up_leaves_no_channel(tmp_path: Path, stage: Stage) -> None:
     async with site(tmp_path) as (peer, served):
         reaching = await stage(peer)
         reaching.cancel()
@@ -97,7 +97,7 @@ async def test_a_client_that_gives_up(tmp_path: Path, stage: Stage) -> None:
         await nothing_is_left(peer, served)
 
 
-async def test_a_deadline_that_passes(tmp_path: Path, stage: Stage) -> None:
+async def test_a_deadline_that_passes_leaves_no_channel(tmp_path: Path, stage: Stage) -> None:
     async with site(tmp_path) as (peer, served):
         reaching = await stage(peer)
         next(iter(peer.link._openings)).expired()  # as its timer does
@@ -122,7 +122,7 @@ async def test_only_an_open_without_an_answer_makes_a_link_stuck(tmp_path: Path,
         await nothing_is_left(peer, served)
 
 
-async def test_a_link_that_is_lost(tmp_path: Path, stage: Stage) -> None:
+async def test_a_link_that_is_lost_leaves_no_channel(tmp_path: Path, stage: Stage) -> None:
     async with site(tmp_path) as (peer, served):
         reaching = await stage(peer)
         await peer.leave()
@@ -132,7 +132,7 @@ async def test_a_link_that_is_lost(tmp_path: Path, stage: Stage) -> None:
         assert served.budget.used == 0
 
 
-async def test_a_channel_that_is_refused(tmp_path: Path) -> None:
+async def test_a_channel_that_is_refused_is_reported(tmp_path: Path) -> None:
     async with site(tmp_path) as (peer, served):
         reaching = await peer.opening()
         peer.refuse()
@@ -141,7 +141,7 @@ async def test_a_channel_that_is_refused(tmp_path: Path) -> None:
         await nothing_is_left(peer, served)
 
 
-async def test_a_refusal_that_comes_late(tmp_path: Path) -> None:
+async def test_a_refusal_that_comes_late_leaves_no_channel(tmp_path: Path) -> None:
     async with site(tmp_path) as (peer, served):
         reaching = await peer.opening()
         reaching.cancel()
@@ -153,7 +153,7 @@ async def test_a_refusal_that_comes_late(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("has_eof", [True, False])
 @pytest.mark.parametrize("stage", [asking, asked, half_answered], ids=lambda stage: stage.__name__)
-async def test_a_channel_that_is_closed_in_place_of_the_reply(
+async def test_a_channel_that_is_closed_in_place_of_the_reply_counts_as_refused(
     tmp_path: Path, stage: Stage, has_eof: bool
 ) -> None:
     async with site(tmp_path) as (peer, served):
@@ -167,7 +167,7 @@ async def test_a_channel_that_is_closed_in_place_of_the_reply(
         await nothing_is_left(peer, served)
 
 
-async def test_an_eof_is_not_the_end_of_the_wait(tmp_path: Path) -> None:
+async def test_an_eof_does_not_end_the_wait_for_the_reply(tmp_path: Path) -> None:
     async with site(tmp_path) as (peer, served):
         reaching = await peer.asked()
         peer.eof()
@@ -188,7 +188,7 @@ async def test_an_eof_is_not_the_end_of_the_wait(tmp_path: Path) -> None:
         (b"\5\0\5\5\0\1" + bytes(6), ChannelRefused, "connection refused"),
     ],
 )
-async def test_a_reply_that_is_no_success(
+async def test_a_reply_that_is_no_success_is_an_error(
     tmp_path: Path, said: bytes, error: type[ChannelError], words: str
 ) -> None:
     async with site(tmp_path) as (peer, served):
@@ -200,7 +200,7 @@ async def test_a_reply_that_is_no_success(
         await nothing_is_left(peer, served)
 
 
-async def test_a_client_that_gives_up_in_the_turn_of_the_reply(tmp_path: Path) -> None:
+async def test_a_client_that_gives_up_in_the_turn_of_the_reply_leaves_no_channel(tmp_path: Path) -> None:
     async with site(tmp_path) as (peer, served):
         reaching = await peer.asked()
         one = next(iter(peer.link._openings))

@@ -13,7 +13,7 @@ def forwards(most: int = 64) -> Forwards:
     return Forwards("factory-7", most=most, is_taken=lambda name: name in {"factory-7", "factory-8"})
 
 
-def test_the_sites_own_name_is_the_dynamic_forward() -> None:
+def test_a_forward_with_the_sites_own_name_is_the_dynamic_one() -> None:
     ours = forwards()
     for host, port in (("kube", 6443), ("factory-7", 1080), ("10.0.0.1", 6443), ("fd00::1", 22)):
         assert ours.register(host, port, may_listen=True) == Endpoint(host, port)

@@ -180,7 +180,7 @@ async def test_the_heartbeat_leaves_an_idle_site_alone(
 
 
 @pytest.mark.parametrize("reason", [LinkLost, KeepaliveTimeout, LinkError])
-def test_no_remedy_for_a_site_is_one_for_a_gateway(reason: type[LinkError]) -> None:
+def test_the_remedies_for_a_site_do_not_mention_gateways(reason: type[LinkError]) -> None:
     said = remedy(reason("it is gone"))
     assert "site" in said
     assert not any(word in said for word in ("kubemux dials", "sshd", "gateway"))

@@ -12,7 +12,7 @@ LOOKS = st.lists(st.tuples(st.integers(0, 40), st.floats(0.0, 100.0)))
 
 
 @given(LOOKS, st.integers(1, 16))
-def test_as_many_links_as_clients_at_a_time_up_to_connections(
+def test_there_are_as_many_links_as_clients_at_a_time_up_to_connections(
     looks: list[tuple[int, float]], connections: int
 ) -> None:
     demand, now = Demand(0.0), 0.0
@@ -25,7 +25,7 @@ def test_as_many_links_as_clients_at_a_time_up_to_connections(
 
 
 @given(LOOKS, st.floats(0.0, 1000.0))
-def test_the_time_counts_from_the_last_look_that_saw_a_client(
+def test_unused_time_counts_from_the_last_sample_with_a_client(
     looks: list[tuple[int, float]], later: float
 ) -> None:
     demand, now, last = Demand(0.0), 0.0, 0.0

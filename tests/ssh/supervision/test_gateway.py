@@ -83,7 +83,9 @@ async def test_clients_get_the_reason_when_no_link_comes_in_time(sshd: Sshd) -> 
         assert gateway.metric("gateway_connects_total", result="auth_failed") == 1
 
 
-async def test_a_client_that_leaves_takes_nothing_from_the_others(sshd_factory: SshdFactory) -> None:
+async def test_clients_that_leave_do_not_hide_the_end_of_a_link_from_others(
+    sshd_factory: SshdFactory,
+) -> None:
     """Many clients wait for a link's end, and some of them are cancelled at that moment.
 
     The others see the end nevertheless.
@@ -130,7 +132,7 @@ class Dying:
         """Nothing to close."""
 
 
-async def test_the_next_channel_goes_around_a_download(sshd: Sshd) -> None:
+async def test_the_next_channel_avoids_a_link_with_a_download(sshd: Sshd) -> None:
     loop = asyncio.get_running_loop()
     async with Source() as server, started(config_for(sshd, connections=2)) as gateway:
         await gateway.until(lambda: gateway.links == 2)
@@ -190,7 +192,7 @@ async def test_no_client_finds_a_gateway_without_links_up(sshd_factory: SshdFact
         assert gateway.metric("gateway_reconnects_total", reason="replaced") == 6
 
 
-async def test_renewing_skips_the_wait_once(sshd: Sshd) -> None:
+async def test_renewing_skips_the_backoff_once(sshd: Sshd) -> None:
     async with started(config_for(sshd, user="nobody")) as gateway:
         await gateway.until(lambda: gateway.metric("gateway_connects_total", result="auth_failed") == 1)
         gateway.renew("test")
@@ -198,7 +200,7 @@ async def test_renewing_skips_the_wait_once(sshd: Sshd) -> None:
         assert (gateway.snapshot().retry_in or 0) > 5
 
 
-async def test_one_outage_is_one_failure(sshd: Sshd) -> None:
+async def test_an_outage_of_all_links_counts_as_one_failure(sshd: Sshd) -> None:
     """The number of lost links does not matter: the first redial comes as early as after one lost link."""
 
     class Counting(Backoff):
@@ -262,8 +264,8 @@ async def test_draining_waits_for_channels_and_updates_no_metrics(sshd: Sshd) ->
             await open_channel(gateway, server.endpoint, hold=0.01)
 
 
-async def test_a_gateway_that_was_removed_has_no_series_again(sshd: Sshd) -> None:
-    """Its links stay for a while: they still send keepalives, and may be lost."""
+async def test_a_gateway_that_was_removed_gets_no_metrics_again(sshd: Sshd) -> None:
+    """The links of the gateway stay for a while: they still send keepalives, and may be lost."""
     keepalive = {"interval": "200ms", "max_missed": 100}
     async with Echo() as server, started(config_for(sshd, keepalive=keepalive)) as gateway:
         await gateway.until(lambda: gateway.links == 1)
@@ -297,7 +299,7 @@ async def test_closing_at_any_moment_leaves_no_session(sshd_factory: SshdFactory
 
 
 async def test_a_silent_server_is_given_up_after_interval_times_max_missed(sshd: Sshd) -> None:
-    """Also with `max_missed: 1`; and a healthy idle link never counts as silent."""
+    """This holds with `max_missed: 1`, too. A healthy idle link never counts as silent."""
     keepalive = {"interval": "2s", "max_missed": 1}
     async with started(config_for(sshd, keepalive=keepalive, connect_timeout="5s")) as gateway:
         await gateway.until(lambda: gateway.links == 1)
@@ -333,7 +335,7 @@ async def test_a_link_that_is_lost_before_a_waiting_client_runs() -> None:
 
 @pytest.mark.parametrize("dial", ["always", "on_demand"])
 async def test_clients_that_wait_move_to_the_gateway_that_replaces_theirs(sshd: Sshd, dial: str) -> None:
-    """What the old one was dialling never answers."""
+    """The server that the old gateway dials never answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         patient = {"dial": dial, "connect_timeout": "1m"}
         old = Watched(config_for(sshd, port=silent.getsockname()[1], **patient))

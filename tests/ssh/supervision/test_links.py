@@ -120,7 +120,7 @@ def test_one_link_at_a_time_is_marked_stale_and_only_if_there_is_room() -> None:
 
 
 @given(st.lists(st.integers(0, 9), max_size=8), st.integers(1, 4))
-def test_where_too_many_retire_those_with_the_fewest_channels_end(loads: list[int], wanted: int) -> None:
+def test_if_too_many_links_retire_those_with_the_fewest_channels_end(loads: list[int], wanted: int) -> None:
     links, stubs = filled(len(loads))
     for stub, load in zip(stubs, loads, strict=True):
         stub.load = load

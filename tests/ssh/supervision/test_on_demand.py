@@ -185,7 +185,7 @@ async def test_a_client_that_leaves_does_not_end_the_dial_of_the_others(sshd: Ss
         assert gateway.metric("gateway_connects_total", result="ok") == 1
 
 
-async def test_more_links_only_for_more_clients(sshd: Sshd) -> None:
+async def test_more_links_are_dialled_only_for_more_clients(sshd: Sshd) -> None:
     config = config_for(sshd, dial="on_demand", connections=3)
     async with Echo() as server, started(config) as gateway:
         first = await channel(gateway, server.endpoint)
@@ -200,7 +200,7 @@ async def test_more_links_only_for_more_clients(sshd: Sshd) -> None:
         assert gateway.links == 2, "links stay until the gateway is idle"
 
 
-async def test_a_probe_keeps_nothing_up(sshd: Sshd) -> None:
+async def test_a_probe_keeps_no_link_up(sshd: Sshd) -> None:
     config = config_for(sshd, dial="on_demand", idle_timeout="1m")
     async with Echo() as server, started(config) as gateway:
         one = await channel(gateway, server.endpoint)
@@ -242,8 +242,8 @@ async def test_a_link_lost_in_use_is_dialled_for_waiting_clients(sshd_factory: S
         assert gateway.metric("gateway_reconnects_total", reason="link_lost") == 1
 
 
-async def test_a_link_that_is_kept_unused_is_still_asked_whether_it_is_there(sshd: Sshd) -> None:
-    """So the next client does not get one that is dead."""
+async def test_a_link_that_is_kept_unused_still_gets_keepalives(sshd: Sshd) -> None:
+    """Otherwise the next client would get a dead link."""
     config = config_for(sshd, dial="on_demand", keepalive={"interval": "500ms", "max_missed": 5})
     async with Echo() as server, started(config) as gateway:
         (await channel(gateway, server.endpoint)).abort()
@@ -296,7 +296,7 @@ async def test_an_old_link_is_replaced_for_clients_alone(sshd: Sshd) -> None:
         assert gateway.links == 0
 
 
-async def test_a_reload_between_always_and_on_demand(sshd: Sshd) -> None:
+async def test_a_reload_may_change_between_always_and_on_demand(sshd: Sshd) -> None:
     async with Echo() as server, started(config_for(sshd, connections=2)) as gateway:
         await gateway.until(lambda: gateway.links == 2)
         one = await channel(gateway, server.endpoint)
@@ -315,7 +315,7 @@ async def test_a_reload_between_always_and_on_demand(sshd: Sshd) -> None:
 async def test_a_gateway_that_was_idle_for_long_is_not_given_up_when_it_is_to_be_dialled_always(
     sshd: Sshd,
 ) -> None:
-    """Its outage counts from the reload on."""
+    """The gateway's outage counts from the reload on."""
     config = config_for(sshd, dial="on_demand", port=free_port())
     async with started(config) as gateway:
         gateway._waiting._outage._since = -3600.0

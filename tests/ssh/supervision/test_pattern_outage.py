@@ -44,7 +44,7 @@ def hosts(network: int, count: int = MOST) -> list[str]:
 
 
 def ask(pattern: Pattern, host: str) -> asyncio.Task[Channel]:
-    """A client that `hold_timeout` lets wait for nothing: it waits for `connect_timeout` alone."""
+    """A client with a `hold_timeout` of 0: it waits for `connect_timeout` alone."""
     opening = pattern.way(host).open_channel(Endpoint("10.0.0.1", 22), origin=ORIGIN, hold_until=0.0)
     return asyncio.get_running_loop().create_task(opening, name=f"client of {host}")
 
@@ -76,7 +76,7 @@ async def test_an_outage_causes_at_most_max_hosts_dials(config: GatewayConfig) -
                 assert isinstance(failure, LinkDown)
             assert sum(gateway._supervisor.retry.is_waiting for gateway, _ in pattern._hosts.values()) <= MOST
             assert pattern.snapshot().state is GatewayState.DOWN
-            # Others are asked for, and all of them are refused: each has the place of one that nobody uses.
+            # Clients ask for 50 other hosts. Each gets the place of a host that no client uses, and fails.
             for gateway, _ in pattern._hosts.values():
                 gateway._supervisor._demand._last -= 1
             others = hosts(2, 50)

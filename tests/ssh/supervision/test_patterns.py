@@ -135,7 +135,7 @@ async def test_each_host_is_a_gateway_of_its_own(nodes: Sshd) -> None:
         assert pattern.budget.used == 0
 
 
-async def test_known_hosts_holds_for_each_host(nodes: Sshd) -> None:
+async def test_known_hosts_is_checked_for_each_host(nodes: Sshd) -> None:
     """A host that cannot be verified does not keep other hosts from being dialled."""
     async with Echo() as server, started(pattern_of(nodes, known_hosts=known(nodes, HOSTS[0]))) as pattern:
         with pytest.raises(LinkDown) as told:
@@ -184,7 +184,7 @@ async def ended_but_one(pattern: Pattern, host: str) -> None:
 
 
 def known_but(sshd: Sshd, wrong: str, other: Path) -> list[str]:
-    """All hosts with the server's key, but one with another."""
+    """A known_hosts that has another key for one host, and the server's key for all others."""
     path = Path(known(sshd, *HOSTS)[0])
     name = f"[{wrong}]:{sshd.port}"
     lines = [line for line in path.read_text().splitlines() if not line.startswith(name)]

@@ -95,7 +95,7 @@ def test_we_open_asyncssh_packets_in_any_pieces(
 
 
 @given(keys, st.binary(min_size=1, max_size=300))
-def test_a_packet_that_is_moved_while_the_rest_of_it_arrives(key: bytes, payload: bytes) -> None:
+def test_a_packet_may_be_moved_while_the_rest_of_it_arrives(key: bytes, payload: bytes) -> None:
     wire = sealed_by_asyncssh(key, 0, [payload])
     opener = ChachaOpener(key, nonce(0), largest=LARGEST)
     buffer = memoryview(bytearray(100) + wire)
@@ -108,7 +108,7 @@ def test_a_packet_that_is_moved_while_the_rest_of_it_arrives(key: bytes, payload
 
 
 @given(keys, st.binary(max_size=200))
-def test_any_bytes_are_an_error_or_too_few(key: bytes, noise: bytes) -> None:
+def test_any_bytes_are_an_error_or_an_incomplete_packet(key: bytes, noise: bytes) -> None:
     opener = ChachaOpener(key, nonce(0), largest=LARGEST)
     with suppress(ProtocolError):
         assert opener.open(memoryview(bytearray(noise)), 0, len(noise)) is None
@@ -139,7 +139,7 @@ def test_an_impossible_length_is_refused_before_anything_is_buffered(length: int
 
 
 @pytest.mark.parametrize("padding", [0, 3, 15, 255])
-def test_padding_that_leaves_no_payload_or_is_too_short(padding: int) -> None:
+def test_padding_that_leaves_no_payload_or_is_too_short_is_refused(padding: int) -> None:
     key, header, body = bytes(KEY), (16).to_bytes(4), bytes((padding, *range(15)))
     wire = bytearray(b"".join(oracle(key).encrypt_packet(0, header, body)))
     with pytest.raises(ProtocolError, match="padding"):

@@ -40,7 +40,7 @@ def test_channel_messages_are_encoded_as_in_rfc_4254(channel: int, number: int) 
 
 
 @given(numbers, numbers, st.text(), ports, st.text(), ports)
-def test_the_request_for_a_channel(
+def test_an_open_request_is_encoded_as_asyncssh_reads_it(
     sender: int, window: int, host: str, port: int, origin: str, origin_port: int
 ) -> None:
     packet = read(
@@ -54,7 +54,7 @@ def test_the_request_for_a_channel(
 
 
 @given(numbers, st.binary(max_size=100))
-def test_data(channel: int, data: bytes) -> None:
+def test_data_is_encoded_and_parsed(channel: int, data: bytes) -> None:
     buffer = memoryview(bytearray(messages.DATA_HEADER) + data)
     messages.put_data_header(buffer, 0, channel, len(data))
     packet = read(bytes(buffer))
@@ -66,7 +66,7 @@ def test_data(channel: int, data: bytes) -> None:
 
 
 @given(numbers, numbers, numbers, st.integers(1, 0xFFFFFFFF))
-def test_a_confirmation(ours: int, theirs: int, window: int, largest: int) -> None:
+def test_a_confirmation_is_parsed(ours: int, theirs: int, window: int, largest: int) -> None:
     message = memoryview(
         bytes((messages.OPEN_CONFIRMATION,)) + b"".join(map(UInt32, (ours, theirs, window, largest)))
     )
@@ -84,7 +84,7 @@ def test_a_refusal_is_printable_and_short(code: int, words: str) -> None:
 
 
 @pytest.mark.parametrize("wants_reply", [True, False])
-def test_a_request(wants_reply: bool) -> None:
+def test_a_channel_request_says_whether_it_wants_a_reply(wants_reply: bool) -> None:
     message = bytes((messages.REQUEST,)) + UInt32(1) + String("keepalive@openssh.com") + bytes((wants_reply,))
     assert messages.parse_request(memoryview(message)) is wants_reply
 

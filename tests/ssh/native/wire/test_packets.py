@@ -71,7 +71,7 @@ def test_we_open_asyncssh_packets_in_any_pieces(
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_an_error_or_too_few(noise: bytes) -> None:
+def test_any_bytes_are_an_error_or_an_incomplete_packet(noise: bytes) -> None:
     opener = Opener(bytes(16), bytes(12), largest=LARGEST)
     with suppress(ProtocolError):
         assert opener.open(memoryview(bytearray(noise)), 0, len(noise)) is None
@@ -95,7 +95,7 @@ def test_an_impossible_length_is_refused_before_anything_is_buffered(length: int
 
 
 @pytest.mark.parametrize("padding", [0, 3, 15, 255])
-def test_padding_that_leaves_no_payload_or_is_too_short(padding: int) -> None:
+def test_padding_that_leaves_no_payload_or_is_too_short_is_refused(padding: int) -> None:
     header, body = (16).to_bytes(4), bytes((padding, *range(15)))
     wire = bytearray(b"".join(oracle(bytes(16), bytes(12)).encrypt_packet(0, header, body)))
     with pytest.raises(ProtocolError, match="padding"):

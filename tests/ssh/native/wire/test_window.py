@@ -129,13 +129,13 @@ class Link:
 
 
 @given(st.floats(0, TICK_S / 4))
-def test_on_a_short_way_a_window_grows_but_not_into_a_queue(round_trip: float) -> None:
+def test_on_a_short_path_a_window_grows_but_makes_no_queue(round_trip: float) -> None:
     link = Link(1, round_trip, 512 << 10)
     link.carry(50, 1)
     assert link.windows[0].size == NARROWEST
 
 
-def test_on_a_long_way_it_grows_to_the_widest() -> None:
+def test_on_a_long_path_a_window_grows_to_the_widest() -> None:
     link = Link(1, 0.1)
     link.carry(50, 1)
     assert link.windows[0].size == WIDEST
@@ -152,7 +152,7 @@ def test_on_a_short_path_many_channels_share_the_queue(downloads: int) -> None:
 
 
 @given(st.integers(2, 10))
-def test_on_a_long_way_one_that_is_there_keeps_no_newcomer_small(downloads: int) -> None:
+def test_on_a_long_path_an_old_channel_does_not_keep_new_ones_small(downloads: int) -> None:
     link = Link(downloads, 0.1)
     link.carry(50, 1)
     link.carry(100, downloads)
