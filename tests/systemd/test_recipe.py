@@ -65,7 +65,7 @@ def typed(machine: Machine, wheels: Path, script: str, *, umask: str, user: str 
     return machine.run("env", *environment, *become, *shell, timeout=600).stdout
 
 
-def test_the_bastion(machine: Machine, wheels: Path) -> None:
+def test_the_recipe_for_a_bastion_works(machine: Machine, wheels: Path) -> None:
     """No file is edited: the machine has the hosts that install.md and minimal.yaml name.
 
     root has a strict umask.
@@ -102,7 +102,9 @@ KillMode=mixed
 """
 
 
-def test_the_five_minutes_of_a_new_user_and_the_permanent_setup(machine: Machine, wheels: Path) -> None:
+def test_the_recipes_for_the_first_five_minutes_and_for_the_permanent_setup_work(
+    machine: Machine, wheels: Path
+) -> None:
     """An ordinary user runs kubemux by hand first, then with a user unit under a real user manager."""
     bastion = Bastion(machine)
     (machine.units / "user@.service").write_text(USER_MANAGER)

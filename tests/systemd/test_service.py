@@ -175,7 +175,7 @@ def lead_to(bastion: Bastion, machine: Machine, **gateway: object) -> None:
 
 @pytest.mark.sshd
 @pytest.mark.parametrize("has_user", [True, False], ids=["sysusers.d", "made up"])
-def test_it_dials_where_no_library_names_its_uid(has_user: bool, machine: Machine) -> None:
+def test_the_service_dials_where_its_uid_has_no_name(has_user: bool, machine: Machine) -> None:
     """Debian's systemd does not need libnss-systemd. Without it, the uid of DynamicUser= has no name and no
     home.
     """
@@ -194,7 +194,7 @@ def test_it_dials_where_no_library_names_its_uid(has_user: bool, machine: Machin
 
 
 @pytest.mark.sshd
-def test_it_dials_as_ssh_config_says(machine: Machine) -> None:
+def test_the_service_dials_as_ssh_config_says(machine: Machine) -> None:
     bastion = Bastion(machine)
     (machine.config.parent / "ssh_config").write_text(f"Host edge\n  HostName {HOST}\n")
     lead_to(bastion, machine, host="edge", ssh_config="/etc/kubemux/ssh_config")
@@ -246,7 +246,7 @@ def test_log_levels_are_priorities_of_the_journal(machine: Machine) -> None:
     )
 
 
-def test_it_has_folders_for_its_own_and_for_others(machine: Machine) -> None:
+def test_the_service_has_a_private_folder_and_one_for_others(machine: Machine) -> None:
     """Other users can open sockets in /run/kubemux-entries. The folder stays during a restart, because
     containers may have mounted it.
     """
@@ -279,7 +279,7 @@ def test_the_unit_can_see_the_uids_of_other_users(machine: Machine) -> None:
     assert sorted(families) == ["AF_INET", "AF_INET6", "AF_NETLINK", "AF_UNIX"]
 
 
-def test_a_configuration_that_it_may_not_read_is_not_tried_again(machine: Machine) -> None:
+def test_a_configuration_that_the_service_may_not_read_is_not_tried_again(machine: Machine) -> None:
     """After an installation under umask 077, systemd must not restart kubemux every two seconds."""
     machine.config.chmod(0o600)
     assert machine.systemctl("start", "kubemux.service", check=False).returncode == 1
@@ -316,7 +316,7 @@ def test_a_file_the_service_may_not_read_has_a_working_remedy(
     assert "chmod" not in machine.log.read_text()
 
 
-def test_a_life(machine: Machine) -> None:
+def test_the_service_starts_reloads_and_stops(machine: Machine) -> None:
     machine.systemctl("start", "kubemux.service")
     started = machine.show("ActiveState", "StatusText", "MainPID")
     assert started["ActiveState"] == "active"
@@ -360,7 +360,7 @@ def test_a_reload_of_a_bad_file_fails_and_changes_nothing(machine: Machine) -> N
     assert "clutsers" in machine.log.read_text()
 
 
-def test_it_runs_confined(machine: Machine) -> None:
+def test_the_service_runs_confined(machine: Machine) -> None:
     machine.systemctl("start", "kubemux.service")
     pid = machine.show("MainPID")["MainPID"]
     lines = machine.run("cat", f"/proc/{pid}/status").stdout.splitlines()
@@ -440,7 +440,7 @@ def test_no_client_is_refused_during_a_restart(machine: Machine) -> None:
 
 
 def test_a_group_has_a_socket_that_outlives_restarts(machine: Machine) -> None:
-    """As egress.md has it for kube-apiserver. And so has everybody, without a socket unit.
+    """egress.md has this for kube-apiserver. A socket for all users survives, too, and needs no socket unit.
 
     The service itself can give no file to a group.
     """
@@ -502,7 +502,7 @@ def test_a_long_drain_is_waited_for(machine: Machine) -> None:
     client.communicate("", timeout=20)
 
 
-def test_a_client_starts_it_through_the_socket(machine: Machine) -> None:
+def test_a_client_starts_the_service_through_the_socket(machine: Machine) -> None:
     machine.systemctl("start", "kubemux.socket")
     assert machine.show("ActiveState")["ActiveState"] == "inactive"
     assert machine.run("python3", "-c", CLIENT).stdout == "pong\n"

@@ -65,7 +65,7 @@ def forms(printed: str) -> tuple[str, str, str]:
     return command, f"# /etc/systemd{unit}", deployment
 
 
-def test_from_nothing(machine: Machine) -> None:
+def test_the_recipe_from_nothing_works(machine: Machine) -> None:
     factory = Factory(machine)
     on_the_bastion, at_site, each_user, then = blocks(HEADING)
     (machine.root / "local/bin/kubemux").symlink_to("/opt/kubemux/bin/kubemux")

@@ -91,7 +91,7 @@ def test_a_status_with_any_text_is_one_assignment(text: str) -> None:
         (None, None, None),
     ],
 )
-def test_watchdog_interval(
+def test_the_watchdog_interval_is_half_of_what_systemd_gives_this_process(
     usec: str | None, pid: str | None, expected: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("WATCHDOG_USEC", usec), ("WATCHDOG_PID", pid)):

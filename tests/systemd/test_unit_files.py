@@ -65,20 +65,20 @@ def verify_users_unit(folder: Path, more: str = "") -> str:
     return f"{done.stdout}{done.stderr}"
 
 
-def test_verify_has_nothing_to_say_of_the_users_unit(tmp_path: Path) -> None:
+def test_systemd_finds_no_mistake_in_the_users_unit(tmp_path: Path) -> None:
     assert verify_users_unit(tmp_path) == ""
 
 
-def test_verify_would_see_a_mistake_in_the_users_unit(tmp_path: Path) -> None:
+def test_systemd_would_find_a_mistake_in_the_users_unit(tmp_path: Path) -> None:
     assert "WantedBuy" in verify_users_unit(tmp_path, "\n[Install]\nWantedBuy=default.target\n")
 
 
-def test_verify_has_nothing_to_say(installed: Path) -> None:
+def test_systemd_finds_no_mistake_in_the_units(installed: Path) -> None:
     assert verify(installed) == ""
 
 
 @pytest.mark.parametrize("unit", ["kubemux.service", "kubemux.socket", "kubemux.service.d/credentials.conf"])
-def test_verify_would_see_a_mistake(unit: str, installed: Path) -> None:
+def test_systemd_would_find_a_mistake_in_the_units(unit: str, installed: Path) -> None:
     path = installed / "etc/systemd/system" / unit
     path.write_text(path.read_text() + "\n[Install]\nWantedBuy=multi-user.target\n")
     assert "WantedBuy" in verify(installed)

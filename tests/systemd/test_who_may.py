@@ -168,7 +168,7 @@ def trail(machine: Machine) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] in {"connection closed", "connection refused"}]
 
 
-def test_each_way_in_under_the_shipped_unit(machine: Machine) -> None:
+def test_each_way_in_admits_only_its_user_under_the_shipped_unit(machine: Machine) -> None:
     asked = list(_ways())
     ways = json.dumps([way for _, way in asked])
     for user in _UIDS:
