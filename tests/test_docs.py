@@ -40,8 +40,8 @@ def test_every_link_leads_somewhere(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_line_is_a_sentence(page: str) -> None:
-    """Then a change of one sentence changes one line. An item of a list may have several sentences."""
+def test_a_line_has_one_sentence(page: str) -> None:
+    """So that a change of one sentence changes one line. An item of a list may have several sentences."""
     several = [
         line
         for line in pages.prose(page)

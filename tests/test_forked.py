@@ -41,7 +41,7 @@ def state(pid: int) -> dict[str, object]:
     }
 
 
-def test_a_daemon_is_the_same_process(tmp_path: Path) -> None:
+def test_a_forked_daemon_has_the_same_kernel_state(tmp_path: Path) -> None:
     with (
         Daemon(tmp_path / "1", gateways={}, clusters={}) as forked,
         Daemon(tmp_path / "2", gateways={}, clusters={}, executes=True) as executed,
@@ -52,7 +52,7 @@ def test_a_daemon_is_the_same_process(tmp_path: Path) -> None:
         forked.wait_for("the same state", lambda: state(forked.pid) == state(executed.pid))
 
 
-def test_its_configuration_reader_is_the_same(tmp_path: Path) -> None:
+def test_the_configuration_reader_of_a_forked_daemon_is_the_same(tmp_path: Path) -> None:
     """A forked daemon also forks the process that reads its configuration."""
     said = []
     for executes in (True, False):
@@ -65,7 +65,7 @@ def test_its_configuration_reader_is_the_same(tmp_path: Path) -> None:
 
 
 @BOTH
-def test_exit_codes_and_streams(popen: Start, tmp_path: Path) -> None:
+def test_exit_code_and_streams_are_the_same(popen: Start, tmp_path: Path) -> None:
     with popen(
         [*PROGRAM, "check", "nothing.yaml"],
         cwd=tmp_path,
@@ -80,7 +80,7 @@ def test_exit_codes_and_streams(popen: Start, tmp_path: Path) -> None:
 
 
 @BOTH
-def test_a_signal_ends_it(popen: Start, tmp_path: Path) -> None:
+def test_a_signal_ends_the_process(popen: Start, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "waits.yaml")
     with popen([*PROGRAM, "check", tmp_path / "waits.yaml"]) as process:
         with pytest.raises(subprocess.TimeoutExpired):
@@ -90,7 +90,7 @@ def test_a_signal_ends_it(popen: Start, tmp_path: Path) -> None:
 
 
 @BOTH
-def test_a_terminal_is_a_terminal(popen: Start, tmp_path: Path) -> None:
+def test_the_output_to_a_terminal_is_the_same(popen: Start, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("version: 1\n")
     ours, its = pty.openpty()
     try:
@@ -105,7 +105,7 @@ def test_a_terminal_is_a_terminal(popen: Start, tmp_path: Path) -> None:
 
 
 @BOTH
-def test_it_has_the_given_environment(popen: Start, tmp_path: Path) -> None:
+def test_the_process_has_the_given_environment(popen: Start, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "KUBEMUX_CONFIG"}
     answers = []
     for more in ({}, {"KUBEMUX_CONFIG": str(tmp_path / "here.yaml")}):
@@ -116,7 +116,7 @@ def test_it_has_the_given_environment(popen: Start, tmp_path: Path) -> None:
     assert f"{tmp_path}/here.yaml: the file does not exist".encode() in answers[1]
 
 
-def test_with_an_environment_for_the_interpreter_it_is_executed(tmp_path: Path) -> None:
+def test_with_an_environment_for_the_interpreter_kubemux_is_executed(tmp_path: Path) -> None:
     """A fork would ignore PYTHONPATH, because its interpreter has started already."""
     (tmp_path / "sitecustomize.py").write_text("print('a new interpreter')")
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -124,6 +124,6 @@ def test_with_an_environment_for_the_interpreter_it_is_executed(tmp_path: Path) 
     assert run("check", "--help").stdout.startswith("Usage: ")
 
 
-def test_everything_else_is_executed() -> None:
+def test_other_programs_are_executed() -> None:
     with Forked([sys.executable, "-c", "raise SystemExit(3)"]) as process:
         assert process.wait(60) == 3

@@ -143,7 +143,7 @@ def test_the_package_alone_would_start_and_enable_its_service(tmp_path: Path, re
     assert "/etc/rc2.d/S" in said
 
 
-def test_a_policy_of_the_machine_is_given_back(tmp_path: Path, repository: Path) -> None:
+def test_a_policy_of_the_machine_is_restored(tmp_path: Path, repository: Path) -> None:
     own = "printf '#!/bin/sh\\nexit 0\\n# mine\\n' > /usr/sbin/policy-rc.d; chmod 700 /usr/sbin/policy-rc.d; "
     said = inside(
         tmp_path,
@@ -158,7 +158,9 @@ def test_a_policy_of_the_machine_is_given_back(tmp_path: Path, repository: Path)
 @pytest.mark.parametrize(
     ("answer", "installs"), [(b"\n", True), (b"n\n", False), (b"\4", False)], ids=["enter", "no", "end"]
 )
-def test_a_person_is_asked(tmp_path: Path, repository: Path, answer: bytes, installs: bool) -> None:
+def test_a_person_is_asked_before_packages_are_installed(
+    tmp_path: Path, repository: Path, answer: bytes, installs: bool
+) -> None:
     ours, theirs = pty.openpty()
     try:
         os.write(ours, answer)

@@ -36,7 +36,7 @@ def test_no_two_processes_are_given_the_same_port() -> None:
     assert min(map(len, [*given, ours])) > 200
 
 
-def test_a_port_is_not_given_twice_in_a_row_of_many() -> None:
+def test_many_ports_in_a_row_are_all_different() -> None:
     drawn = [free_port() for _ in range(200)]
     assert len(set(drawn)) == len(drawn)
 

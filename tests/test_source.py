@@ -203,7 +203,7 @@ def test_imports_point_downward(module: str) -> None:
     assert not upward, f"{module} imports what stands above it: {sorted(upward)}"
 
 
-def test_no_import_cycles() -> None:
+def test_there_are_no_import_cycles() -> None:
     done: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:
@@ -225,7 +225,7 @@ def test_a_library_stays_where_it_belongs(library: str) -> None:
 
 @pytest.mark.parametrize("module", [module for module in MODULES if within(module, PURE)])
 def test_pure_modules_do_no_io(module: str) -> None:
-    """Neither do the modules that they import, directly or indirectly."""
+    """The modules that they import, directly or indirectly, do no I/O either."""
     waiting: list[tuple[str, ...]] = [(module,)]
     seen = {module}
     while waiting:

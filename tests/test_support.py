@@ -196,7 +196,7 @@ async def test_openssh_forwards_through_sshd(sshd: Sshd) -> None:
     assert "Accepted publickey" in sshd.log()
 
 
-async def test_hashed_known_hosts(sshd: Sshd) -> None:
+async def test_ssh_accepts_hashed_known_hosts(sshd: Sshd) -> None:
     known_hosts = sshd.known_hosts(hashed=True)
     assert sshd.host not in known_hosts.read_text()
     async with Echo() as echo:
@@ -204,7 +204,7 @@ async def test_hashed_known_hosts(sshd: Sshd) -> None:
             assert await exchange(local, b"hello") == b"hello"
 
 
-async def test_certificates_of_host_and_user(sshd_factory: SshdFactory) -> None:
+async def test_ssh_and_sshd_accept_certificates_of_host_and_user(sshd_factory: SshdFactory) -> None:
     sshd = sshd_factory(host_certificate=True)
     key, _ = sshd.new_certificate()
     known_hosts = sshd.known_hosts(authority=True)
@@ -215,7 +215,7 @@ async def test_certificates_of_host_and_user(sshd_factory: SshdFactory) -> None:
 
 
 @pytest.mark.parametrize("case", ["expired", "unauthorized", "revoked", "changed"])
-def test_sshd_and_known_hosts_that_do_not_match(sshd: Sshd, case: str) -> None:
+def test_ssh_fails_if_the_key_or_known_hosts_does_not_match(sshd: Sshd, case: str) -> None:
     key = sshd.identity
     known_hosts = sshd.known_hosts(revoked=case == "revoked", key=sshd.user_ca if case == "changed" else None)
     if case == "expired":
@@ -262,7 +262,7 @@ async def test_a_paused_sshd_is_silent_until_it_is_resumed(sshd: Sshd) -> None:
 
 
 @pytest.mark.both_loops
-async def test_source_and_a_bad_network() -> None:
+async def test_a_bad_network_delays_and_corrupts_what_a_source_sends() -> None:
     size = 300_000
     async with Source() as source, FaultyRelay(source.endpoint) as relay:
         relay.delay = 0.05
@@ -277,7 +277,7 @@ async def test_source_and_a_bad_network() -> None:
 
 
 @pytest.mark.both_loops
-async def test_a_stalled_direction_loses_nothing_and_a_reset_is_one() -> None:
+async def test_a_stalled_direction_loses_nothing_and_a_reset_reaches_the_client() -> None:
     async with Echo() as echo, FaultyRelay(echo.endpoint) as relay:
         reader, writer = await asyncio.open_connection(*relay.endpoint)
         try:
@@ -378,7 +378,7 @@ def test_apiserver_answers_kubectl(apiserver: ApiServer, tmp_path: Path) -> None
     assert "namespace/default" in apiserver.kubectl("get", "ns", "-o", "name", kubeconfig=kubeconfig)
 
 
-def test_its_certificate_does_not_name_the_address(apiserver: ApiServer) -> None:
+def test_the_certificate_of_the_apiserver_does_not_name_its_address(apiserver: ApiServer) -> None:
     context = ssl.create_default_context(cafile=apiserver.ca_file)
     with (
         socket.create_connection(apiserver.endpoint, timeout=5) as plain,

@@ -63,7 +63,7 @@ def desk(apiserver: ApiServer, sshd: Sshd, tmp_path: Path) -> Iterator[Desk]:
         yield desk
 
 
-def test_sky_check(desk: Desk) -> None:
+def test_sky_check_accepts_the_cluster(desk: Desk) -> None:
     with socket.socket() as taken:
         # Otherwise `sky` would use that server, and the test would stop it.
         assert taken.connect_ex(("127.0.0.1", SKY_PORT)), "there is a SkyPilot server already: sky api stop"

@@ -103,7 +103,7 @@ class Flooding(asyncssh.SSHServer):
         *,
         on_sent: Callable[[], None] = lambda: None,
     ) -> Flooding:
-        """One that floods the server of `conn`, a client that has logged in."""
+        """A `Flooding` that floods the server of `conn`, a client that has logged in."""
         flooding = cls([], "", count, on_sent=on_sent)
         flooding.conn = cast("Any", conn)
         flooding._take_over()

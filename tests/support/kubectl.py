@@ -1,4 +1,4 @@
-"""kubectl at work: once, at a terminal, or going on; and by which upgrade its streams go."""
+"""Runs kubectl: until it ends, at a terminal, or in the background. Lists the upgrades of its streams."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECONDS: Final = 60.0
 
 
 def next_line(process: subprocess.Popen[str]) -> str:
-    """What a `started` kubectl prints next. If it has ended, raises AssertionError with its errors."""
+    """The next line of a `started` kubectl. If kubectl has ended, raises AssertionError with its errors."""
     assert process.stdout
     assert process.stderr
     line = process.stdout.readline()
@@ -33,7 +33,7 @@ class Kubectl:
     environment: Mapping[str, str]
 
     def by_websocket(self, wanted: bool) -> Self:
-        """With WebSocket where there is a choice, or else SPDY. A current kubectl has it, one of 2020 not."""
+        """kubectl that uses WebSocket if `wanted`, and SPDY otherwise. kubectl of 2020 has only SPDY."""
         value = str(wanted).lower()
         chosen = {"KUBECTL_REMOTE_COMMAND_WEBSOCKETS": value, "KUBECTL_PORT_FORWARD_WEBSOCKETS": value}
         return replace(self, environment={**self.environment, **chosen})
@@ -49,13 +49,13 @@ class Kubectl:
         )
 
     def said(self, *arguments: str, stdin: object = None) -> str:
-        """Its output, with `stdin` as JSON. Raises AssertionError with what it says if it fails."""
+        """Run kubectl with `stdin` as JSON. Returns its output. Raises AssertionError with its errors."""
         done = self.ran(*arguments, stdin=b"" if stdin is None else json.dumps(stdin).encode())
         assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr.decode()}"
         return done.stdout.decode()
 
     def attempt(self, *arguments: str) -> str:
-        """What kubectl says, that it has failed included."""
+        """Run kubectl. Returns its output, or its errors if it fails."""
         try:
             return self.said(*arguments)
         except AssertionError as exc:
@@ -66,7 +66,7 @@ class Kubectl:
 
     @contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """At work, with pipes; it is killed with the block."""
+        """Run kubectl in the background, with pipes. It is killed when the block ends."""
         with subprocess.Popen(
             [*self.command, *arguments],
             stdin=subprocess.DEVNULL,
@@ -81,6 +81,6 @@ class Kubectl:
                 process.kill()
 
     def upgrades(self) -> list[str]:
-        """What the stand-in kubelet was asked to upgrade to since this was called last: `exec by SPDY`."""
+        """The upgrades that clients of the stand-in kubelet have used since the last call: `exec by SPDY`."""
         asked: list[str] = json.loads(self.said("get", "--raw", f"/api/v1/nodes/{NODE}/proxy/upgrades"))
         return asked

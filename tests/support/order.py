@@ -25,7 +25,7 @@ _TESTS: Final = Path(__file__).parents[1]
 
 _KUBE_APISERVER: Final = "kube-apiserver"
 _TOGETHER: Final = {
-    "tests/health/test_as_kubectl.py": "kubectl's opinions",
+    "tests/health/test_as_kubectl.py": "kubectl's complaints",
     "tests/integration/test_egress.py": _KUBE_APISERVER,
     "tests/integration/test_kubectl.py": _KUBE_APISERVER,
     "tests/integration/test_life.py": _KUBE_APISERVER,

@@ -57,7 +57,7 @@ class _Owner(asyncssh.SSHServer):
 
 
 class Served:
-    """`async with Served(folder) as served`. Its clients' links have ended when it has."""
+    """`async with Served(folder) as served`. When the block ends, so do the links of its clients."""
 
     def __init__(
         self,
@@ -67,11 +67,11 @@ class Served:
         max_requests: int = 1000,
         **options: Any,
     ) -> None:
-        """Without `on_open`, requests are in `requests`. `options` are asyncssh's."""
+        """Without `on_open`, requests for channels go into `requests`. `options` are asyncssh's."""
         self._folder = folder
         self.requests: asyncio.Queue[OpenRequest] = asyncio.Queue()
         self.refusals: list[tuple[Reason, str]] = []
-        """Those of which only `on_refused` is told."""
+        """Requests that the link itself refused: `on_refused` got them, and `on_open` did not."""
         self._on_open = on_open or self.requests.put_nowait
         self._max_requests = max_requests
         self._options = options
@@ -82,7 +82,7 @@ class Served:
         self.links: list[Link] = []
         self.conns: list[asyncssh.SSHServerConnection] = []
         self.forwards: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
-        """What clients have registered by `-R`."""
+        """The forwards that clients have registered (`-R`)."""
 
     async def __aenter__(self) -> Self:
         host_key = ssh_keys.new_key(self._folder / "served_host")
@@ -150,7 +150,7 @@ class Served:
         return ["-F", "none", *(f"-o{name}={value}" for name, value in options.items())]
 
     async def ssh(self, *args: str) -> Process:
-        """OpenSSH's client, with these arguments more."""
+        """Run OpenSSH's client with these further arguments."""
         client = await asyncio.create_subprocess_exec(
             find("ssh") or "ssh", *self.arguments, *args, "bastion", stdin=PIPE, stdout=PIPE, stderr=PIPE
         )
