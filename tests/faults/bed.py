@@ -113,7 +113,8 @@ class Bed:
         if self.row.has_shim:
             self._shim = Shim(self.folder)
             self._stack.callback(self._shim.close)
-            self._shim.resolve(self.edge.host)
+            if isinstance(self._edge, Sshd):
+                self._shim.resolve(self._edge.host)
             environment |= self._shim.environment
         self._daemon = Daemon(
             self.folder / "daemon",
@@ -165,7 +166,7 @@ class Bed:
 
     @property
     def shim(self) -> Shim:
-        """Controls the daemon's resolver, clock, loop and disk, in rows that have it."""
+        """Controls the daemon's surroundings, and measures its turns, in rows that have it."""
         assert self._shim, f"row {self.row.name} wants has_shim"
         return self._shim
 

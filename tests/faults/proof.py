@@ -12,7 +12,7 @@ from tests.faults.bed import CLUSTERS, Bed
 from tests.faults.client import Saw
 from tests.faults.law import Counts, agree_on_clients, agree_on_links, returned, settled
 from tests.faults.load import Load, eventually
-from tests.faults.row import LEAVING, NOTHING, Hits, Row, nothing
+from tests.faults.row import LEAVING, LONG_S, NOTHING, Hits, Row, nothing
 from tests.support.tls import Certificates
 
 STILL_SERVED: Final = 5
@@ -45,7 +45,11 @@ async def prove(row: Row, folder: Path, certificates: Certificates, *, plane: st
     async with Bed(row, folder, certificates, plane=plane) as bed:
         before = await settled(bed.daemon, *bed.ends.values())
         async with bed.load() as loads:
+            if row.has_short_turns:
+                bed.shim.forget_turns()
             recovery = await _fault(bed, loads)
+            if row.has_short_turns:
+                assert 0 < bed.shim.longest_turn < LONG_S, f"a turn took {bed.shim.longest_turn} s of CPU"
         hit, spared = (
             [load for name, load in loads.items() if (name in bed.hit) == is_hit] for is_hit in (True, False)
         )

@@ -23,6 +23,9 @@ TIMEOUT: Final = frozenset({Saw.TIMEOUT})
 ANSWER: Final = frozenset({Saw.ANSWER})
 REFUSED: Final = frozenset({Saw.REFUSED})
 
+LONG_S: Final = 1.0
+"""Seconds of CPU in one turn of the event loop. Answering 100,000 global requests in one turn took over 2."""
+
 LEAVING: Final = frozenset({"client_closed", "client_reset"})
 """Results of connections that the client ends itself, as every load does at its end."""
 
@@ -123,6 +126,8 @@ class Row:
     """Environment variables of the daemon."""
     has_shim: bool = False
     """Whether the daemon runs with `Bed.shim`, which can break its resolver, clock, loop and disk."""
+    has_short_turns: bool = False
+    """Whether no turn of the daemon's event loop may take `LONG_S`; only with `has_shim`."""
     log: Path | None = None
     """A file for the daemon's log that the test does not read, such as /dev/full."""
 

@@ -12,21 +12,20 @@ from typing import Final
 import pytest
 
 from tests.faults.bed import SELDOM, Bed
-from tests.faults.law import Counts
 from tests.faults.row import Hits, Row, Step
 from tests.integration.conftest import cluster
 from tests.integration.running import told
 from tests.support.rogue import Rogue
 from tests.support.serving import closed
 
-pytestmark = pytest.mark.sshd
+pytestmark = [pytest.mark.sshd, pytest.mark.gcc]
 
-LATE: Final = "1.0"
-"""Seconds, a bucket of the daemon's own histogram. Answering 100,000 global requests in one turn
-took over 2.
-"""
 VISITS: Final = 20
 SERVED_S: Final = 20.0
+PATIENT: Final = {"keepalive": {"interval": "700ms", "max_missed": 10}}
+"""Keys of the gateway beside the hostile one: its link is lost after seven seconds without an answer. A busy
+machine may stop the daemon or an sshd for two.
+"""
 
 
 async def meet(bed: Bed, kind: str, **more: str) -> Rogue:
@@ -46,32 +45,27 @@ async def meet(bed: Bed, kind: str, **more: str) -> Rogue:
     return rogue
 
 
-async def late_turns(bed: Bed) -> int:
-    """How often the daemon's event loop was late by more than `LATE` seconds."""
-    counts = await asyncio.to_thread(Counts, bed.daemon)
-    return counts("event_loop_lag_seconds_count") - counts("event_loop_lag_seconds_bucket", le=LATE)
-
-
 def floods(kind: str) -> Step:
     """Wait until the gateway has sent 100,000 messages; it sends on until the row ends."""
 
     async def step(bed: Bed) -> None:
-        before = await late_turns(bed)
         rogue = await meet(bed, kind)
         await asyncio.to_thread(rogue.next_line)
-        assert await late_turns(bed) == before
 
     return step
 
 
 async def floods_before_login(bed: Bed) -> None:
     """The gateway floods instead of answering the login, until kubemux gives up the dial."""
-    before = await late_turns(bed)
+
+    def given_up() -> int:
+        entries = bed.daemon.events()
+        wanted = ("rogue", "connect_timeout")
+        return sum((entry.get("gateway"), entry.get("reason")) == wanted for entry in entries)
+
+    before = given_up()
     await meet(bed, "ignores before login")
-    await bed.wait_for(
-        "the dial is given up", lambda: told(bed.daemon)["rogue"]["reason"] == "connect_timeout"
-    )
-    assert await late_turns(bed) == before
+    await bed.wait_for("the dial is given up", lambda: given_up() > before)
 
 
 async def never_reads(bed: Bed) -> None:
@@ -111,11 +105,15 @@ async def leave(bed: Bed) -> None:
 
 
 def row(name: str, breaks: Step) -> Row:
-    keepalive = {
-        "interval": "700ms",
-        "max_missed": 3,
-    }  # if the loop hangs for two seconds, the other gateways' links are lost
-    return Row(name=name, hits=Hits.GATEWAY, breaks=breaks, mends=leave, edge={"keepalive": keepalive})
+    return Row(
+        name=name,
+        hits=Hits.GATEWAY,
+        breaks=breaks,
+        mends=leave,
+        edge=PATIENT,
+        has_shim=True,
+        has_short_turns=True,
+    )
 
 
 ROWS = (

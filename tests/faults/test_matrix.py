@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -130,3 +133,31 @@ def test_the_table_has_a_line_for_each_finding() -> None:
     drawn = lines([{**found, "recovery": 0.5}, {**found, "row": "another", "recovery": None}])
     assert [line.split("  ")[0] for line in drawn] == ["fault", "another", "sshd killed"]
     assert "0.50 s" in drawn[2]
+
+
+TURNS: Final = """
+import asyncio, time, uvloop
+
+async def main():
+    for _ in range(2):
+        await asyncio.sleep(0.001)
+        end = time.thread_time() + 0.2
+        while time.thread_time() < end:
+            pass
+        time.sleep(0.3)
+    await asyncio.sleep(0.001)
+
+uvloop.run(main())
+"""
+
+
+@pytest.mark.gcc
+def test_the_shim_measures_the_cpu_time_of_the_longest_turn(tmp_path: Path) -> None:
+    """It measures neither the sum of two turns nor the time that a turn sleeps."""
+    with closing(Shim(tmp_path)) as shim:
+        assert shim.longest_turn == 0
+        environment = os.environ | shim.environment
+        subprocess.run([sys.executable, "-c", TURNS], check=True, timeout=60, env=environment)
+        assert 0.2 <= shim.longest_turn < 0.4
+        shim.forget_turns()
+        assert shim.longest_turn == 0

@@ -1,4 +1,5 @@
 /* Preloaded into the daemon: a resolver, a wall clock, an event loop and a disk that a test can spoil while it runs.
+   It also measures how much CPU one turn of the event loop uses.
 
    $SHIM_NAME is the one name that is looked up in the page, all others go to the C library. The page is a file of
    $SHIM_PAGE, shared with the test: see tests/support/shim.py. No headers and no libc to link: gcc alone is enough. */
@@ -8,6 +9,7 @@ struct timeval_ { time_t_ tv_sec; long tv_usec; };
 struct page {
     volatile long ahead;    /* seconds that the wall clock is ahead */
     volatile long block_ns; /* how long the main thread's next look at a clock takes, once */
+    volatile long turn_ns;  /* the most CPU time that the main thread used between two waits for events */
     char address[64];       /* what the name resolves to; empty: it does not; "?": nobody answers */
     char hung[256];         /* whoever opens, or asks about, a path that begins like this waits; empty: nobody */
 };
@@ -28,6 +30,7 @@ static struct page *page;
 static const char *name;
 static int (*next_clock)(int, struct timespec_ *);
 static int (*next_lookup)(const char *, const char *, const void *, void **);
+static int (*next_wait)(int, void *, int, int, const void *);
 
 __attribute__((constructor)) static void begin(void)
 {
@@ -36,6 +39,7 @@ __attribute__((constructor)) static void begin(void)
     close(fd);
     next_clock = NEXT("clock_gettime");
     next_lookup = NEXT("getaddrinfo");
+    next_wait = NEXT("epoll_pwait");
     name = getenv("SHIM_NAME");
     page = found == (void *)-1L ? 0 : found;
 }
@@ -72,6 +76,29 @@ time_t_ time(time_t_ *where)
     if (where)
         *where = now.tv_sec;
     return now.tv_sec;
+}
+
+static long used_ns(void)
+{
+    struct timespec_ used;
+    next_clock(3 /* CLOCK_THREAD_CPUTIME_ID */, &used);
+    return used.tv_sec * 1000000000 + used.tv_nsec;
+}
+
+/* uvloop waits here, once in each turn. */
+int epoll_pwait(int epoll, void *events, int most, int timeout, const void *mask)
+{
+    static long began; /* the CPU time that was used before this turn; 0: there was none before */
+    if (!page || getpid() != gettid())
+        return next_wait(epoll, events, most, timeout, mask);
+    if (began) {
+        long turn = used_ns() - began;
+        if (turn > page->turn_ns)
+            page->turn_ns = turn;
+    }
+    int found = next_wait(epoll, events, most, timeout, mask);
+    began = used_ns();
+    return found;
 }
 
 int getaddrinfo(const char *node, const char *service, const void *hints, void **found)

@@ -1,5 +1,5 @@
 """Lets a test break the resolver, the wall clock, the event loop and the disk of a running daemon, by shim.c,
-a preloaded library.
+a preloaded library, and measures the turns of its event loop.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NAME: Final = "gateway.test"
 
 SILENCE: Final = "?"
 
-_AHEAD, _BLOCK, _ADDRESS, _HUNG, _SIZE = 0, 8, 16, 80, 336  # struct page in shim.c
+_AHEAD, _BLOCK, _TURN, _ADDRESS, _HUNG, _SIZE = 0, 8, 16, 24, 88, 344  # struct page in shim.c
 
 
 class Shim:
@@ -64,10 +64,25 @@ class Shim:
     @property
     def has_blocked(self) -> bool:
         """Whether the last `block` has begun."""
-        return not any(self._page[_BLOCK:_ADDRESS])
+        return not any(self._page[_BLOCK:_TURN])
 
     def block(self, seconds: float) -> None:
         """Block the main thread in a C call for that long, from the next time it reads a clock, which an
         event loop does at each turn.
         """
-        self._page[_BLOCK:_ADDRESS] = struct.pack("l", int(seconds * 1e9))
+        self._page[_BLOCK:_TURN] = struct.pack("l", int(seconds * 1e9))
+
+    @property
+    def longest_turn(self) -> float:
+        """Seconds of CPU that the longest turn of the event loop has used since `forget_turns`; 0 if there
+        was none.
+
+        It is no time on the clock: then a pause of the machine would look like a long turn. So it counts no
+        calls that sleep, as those of `block` do.
+        """
+        nanoseconds: int = struct.unpack("l", self._page[_TURN:_ADDRESS])[0]
+        return nanoseconds / 1e9
+
+    def forget_turns(self) -> None:
+        """Measure from now on."""
+        self._page[_TURN:_ADDRESS] = bytes(_ADDRESS - _TURN)
