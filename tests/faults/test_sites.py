@@ -194,7 +194,7 @@ ROWS = (
         mends=end_frozen_ssh,
         clients=RESET,
         results=SILENT,
-        edge={"keepalive": {"interval": "2s", "max_missed": 2}},
+        edge={"keepalive": {"interval": "2s", "max_missed": 3}},
         has_plain=True,
     ),
 )
