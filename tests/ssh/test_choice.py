@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
 
 async def opened(gateway: Watched, target: Endpoint) -> Channel:
     return await gateway.open_channel(
-        target, origin=ORIGIN, hold_until=asyncio.get_running_loop().time() + 10
+        target, origin=ORIGIN, hold_until=asyncio.get_running_loop().time() + 30
     )
 
 

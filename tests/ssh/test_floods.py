@@ -112,9 +112,10 @@ async def test_a_turn_handles_a_bounded_number_of_messages_before_the_login(
 
     async with asyncssh_server(tmp_path, session) as config:
         short = config.model_copy(update={"connect_timeout": 1.5})
-        assert (await failure(short)).reason == "connect_timeout"
+        async with asyncio.timeout(SECONDS):
+            while turns.all <= COUNT / 10:  # a busy machine may give a dial no time for the flood
+                assert (await failure(short)).reason == "connect_timeout"
     assert turns.most <= metered.TURN
-    assert turns.all > COUNT / 10
 
 
 async def test_a_list_of_algorithms_has_a_limit(tmp_path: Path, data_plane: str) -> None:

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 
 import pytest
 
 from proxy.errors import AuthFailed, LinkError, Unreachable
 from proxy.snapshots import GatewayState
-from proxy.ssh import governor
 from proxy.ssh import handshakes as module
 from proxy.ssh.governor import HANDSHAKES_IN_FLIGHT
 from proxy.ssh.handshakes import Handshakes
@@ -148,13 +147,6 @@ async def test_a_refusal_keeps_no_gateway_in_memory(server: Server) -> None:
     assert not [one for one in gc.get_objects() if isinstance(one, Party)]
 
 
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refusal counts for 200 ms; two handshakes that may be refused can run at once."""
-    monkeypatch.setattr(governor, "REFUSAL_S", 0.2)
-    monkeypatch.setattr(governor, "ALLOWED_S", 0.4)
-
-
 def different(parties: list[Party]) -> list[asyncio.Task[str]]:
     """All dial at once, each with its own key."""
     loop = asyncio.get_running_loop()
@@ -181,6 +173,13 @@ class Clockwork(asyncio.SelectorEventLoop):
         return self._now
 
 
+def seconds_of(scenario: Coroutine[None, None, object]) -> float:
+    """Run it with a virtual clock. Returns how long it waits."""
+    with asyncio.Runner(loop_factory=Clockwork) as runner:
+        runner.run(scenario)
+        return runner.get_loop().time()
+
+
 def test_different_keys_share_the_pace_of_their_server() -> None:
     """Two at once, and the next one when the server has forgotten a refusal (5 s)."""
     asked: list[float] = []
@@ -200,53 +199,63 @@ def test_different_keys_share_the_pace_of_their_server() -> None:
     )
 
 
-@pytest.mark.usefixtures("hasty")
-async def test_keys_that_were_accepted_before_are_tried_first(parties: list[Party], server: Server) -> None:
+def test_keys_that_were_accepted_before_are_tried_first(parties: list[Party], server: Server) -> None:
     good, *others = parties[:8]
-    server.go.set()
-    assert await good.dial(identity="good") == "ok"
-    server.says = AuthFailed("edge:22 refuses user")
-    bad = different(others)
-    while server.asked < 3:
-        await asyncio.sleep(0)
-    server.says = None
-    assert await good.dial(identity="good") == "ok", "a key that was accepted a moment ago does not wait"
-    assert server.asked == 4
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "PROVEN_S", 0.0)
+
+    async def dial_all() -> None:
+        server.go.set()
         assert await good.dial(identity="good") == "ok"
-    assert server.asked == 5, "it waits only until an open attempt is forgotten"
-    await asyncio.gather(*bad)
+        server.says = AuthFailed("edge:22 refuses user")
+        bad = different(others)
+        while server.asked < 3:
+            await asyncio.sleep(0)
+        server.says = None
+        assert await good.dial(identity="good") == "ok", "a key that was accepted a moment ago does not wait"
+        assert server.asked == 4
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "PROVEN_S", 0.0)
+            assert await good.dial(identity="good") == "ok"
+        assert server.asked == 5, "it waits only until an open attempt is forgotten"
+        await asyncio.gather(*bad)
+
+    assert seconds_of(dial_all()) == pytest.approx(5)
 
 
-async def test_keys_that_are_all_accepted_wait_for_nothing(parties: list[Party], server: Server) -> None:
-    server.go.set()
-    async with asyncio.timeout(2):
+def test_keys_that_are_all_accepted_wait_for_nothing(parties: list[Party], server: Server) -> None:
+    async def dial_all() -> None:
+        server.go.set()
         assert await asyncio.gather(*different(parties)) == ["ok"] * 20
 
+    assert seconds_of(dial_all()) == 0
 
-async def test_different_keys_all_dial_after_a_timeout(parties: list[Party], server: Server) -> None:
+
+def test_different_keys_all_dial_after_a_timeout(parties: list[Party], server: Server) -> None:
     """After the first timeout all others dial at once: a server that does not answer refuses no keys."""
-    server.says = Unreachable("no route")
-    dials = different(parties)
-    for _ in range(20):
-        await asyncio.sleep(0)
-    assert server.asked == 2
-    server.go.set()
-    async with asyncio.timeout(2):
+
+    async def dial_all() -> None:
+        server.says = Unreachable("no route")
+        dials = different(parties)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert server.asked == 2
+        server.go.set()
         assert await asyncio.gather(*dials) == ["unreachable"] * 20
 
+    assert seconds_of(dial_all()) == 0
 
-async def test_a_cancelled_gateway_in_the_queue_delays_no_other(parties: list[Party], server: Server) -> None:
-    dials = different(parties[:5])
-    for _ in range(20):
-        await asyncio.sleep(0)
-    assert server.asked == 2
-    dials[2].cancel()
-    dials[0].cancel()
-    server.go.set()
-    async with asyncio.timeout(2):
+
+def test_a_cancelled_gateway_in_the_queue_delays_no_other(parties: list[Party], server: Server) -> None:
+    async def dial_all() -> None:
+        dials = different(parties[:5])
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert server.asked == 2
+        dials[2].cancel()
+        dials[0].cancel()
+        server.go.set()
         assert [await dials[number] for number in (1, 3, 4)] == ["ok"] * 3
+
+    assert seconds_of(dial_all()) == 0
 
 
 @pytest.mark.sshd

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import asyncssh
 import pytest
@@ -28,7 +28,7 @@ from tests.support.sshd import SshdFactory
 
 pytestmark = pytest.mark.usefixtures("data_plane")
 
-KEEPALIVE = {"interval": 0.3, "max_missed": 2}
+KEEPALIVE: Final[Mapping[str, float]] = {"interval": 0.3, "max_missed": 2}
 HOURLY = KeepaliveConfig(interval=3600, max_missed=2)
 IGNORE, UNIMPLEMENTED, GLOBAL_REQUEST = 2, 3, 80
 
@@ -62,15 +62,19 @@ class _Odd(asyncssh.SSHServer):
 
 
 @asynccontextmanager
-async def answering(answer: Answer, folder: Path) -> AsyncIterator[GatewayConfig]:
+async def answering(
+    answer: Answer, folder: Path, keepalive: Mapping[str, float] = KEEPALIVE
+) -> AsyncIterator[GatewayConfig]:
     """A gateway whose server answers global requests with `answer`."""
     async with other_servers.asyncssh_server(folder, lambda conns: _Odd(answer, conns)) as config:
-        keepalive = config.keepalive.model_copy(update=KEEPALIVE)
-        yield config.model_copy(update={"keepalive": keepalive})
+        settings = config.keepalive.model_copy(update=keepalive)
+        yield config.model_copy(update={"keepalive": settings})
 
 
 async def test_unimplemented_counts_as_an_answer(tmp_path: Path) -> None:
-    async with Echo() as target, answering(unimplemented, tmp_path) as config, started(config) as gateway:
+    """And with `max_missed: 1`, a link whose keepalives are all answered never counts as silent."""
+    config_of = answering(unimplemented, tmp_path, {"interval": 0.6, "max_missed": 1})
+    async with Echo() as target, config_of as config, started(config) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         with suppress(TimeoutError):
             await gateway.until(lambda: gateway.links == 0, seconds=1.5)

@@ -147,8 +147,8 @@ async def test_an_agent_that_hangs_is_named_in_the_error_within_connect_timeout(
     monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
     key = asyncssh.read_private_key(sshd.identity)
     answer = {"silent": silence, "hangs up": hang_up, "never signs": holds(key)}[kind]
-    config = config_for(sshd, agent=True, identity_files=None, connect_timeout="4s")
-    async with agent(path, answer), asyncio.timeout(config.connect_timeout + 5):
+    config = config_for(sshd, agent=True, identity_files=None, connect_timeout="6s")
+    async with agent(path, answer), asyncio.timeout(30):
         found = await failure(config)
     assert isinstance(found, CredentialsUnusable), found
     said = "cannot be used: 0 bytes read" if kind == "hangs up" else "does not answer"
@@ -166,6 +166,6 @@ async def test_a_key_file_is_tried_although_the_agent_fails(
     answer = {"silent": silence, "hangs up": hang_up, "never signs": holds(asyncssh.read_private_key(held))}[
         kind
     ]
-    config = config_for(sshd, agent=True, connect_timeout="4s")
+    config = config_for(sshd, agent=True, connect_timeout="6s")
     async with agent(path, answer), dialled(config) as link:
         assert link.conns

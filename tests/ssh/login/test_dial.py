@@ -13,6 +13,7 @@ from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -68,9 +69,13 @@ def config(tmp_path: Path) -> GatewayConfig:
         "user": "somebody",
         "identity_files": [str(ssh_keys.new_key(tmp_path / "key"))],
         "known_hosts": [str(known_hosts)],
-        "connect_timeout": "300ms",
+        "connect_timeout": "30s",
     }
     return read(GatewayConfig, section)
+
+
+SOON_S: Final = 0.3
+"""The `connect_timeout` of dials that must not get an answer."""
 
 
 def at(config: GatewayConfig, **changes: object) -> GatewayConfig:
@@ -111,7 +116,8 @@ HOSTILE: dict[str, tuple[Play, type[LinkError]]] = {
 async def test_a_peer_that_is_no_ssh_server_is_named_in_the_error(name: str, config: GatewayConfig) -> None:
     play, kind = HOSTILE[name]
     async with Peer(play) as peer:
-        found = await failure(at(config, port=peer.endpoint.port))
+        seconds = SOON_S if kind is ConnectTimeout else 30.0
+        found = await failure(at(config, port=peer.endpoint.port, connect_timeout=seconds))
     assert type(found) is kind, found
     assert found.stage is Stage.SSH
     assert str(peer.endpoint) in str(found)
@@ -126,7 +132,8 @@ def test_any_bytes_end_in_a_link_error(config: GatewayConfig, packets: list[byte
     async def scenario() -> None:
         framed = b"".join((len(p) + 1 + 4).to_bytes(4) + b"\x04" + p + bytes(4) for p in packets)
         async with Peer(says(BANNER + framed, then="close")) as peer:
-            assert isinstance(await failure(at(config, port=peer.endpoint.port)), LinkError)
+            soon = at(config, port=peer.endpoint.port, connect_timeout=SOON_S)
+            assert isinstance(await failure(soon), LinkError)
 
     asyncio.run(scenario())
 
@@ -140,7 +147,7 @@ async def test_a_refused_tcp_connection_is_unreachable(config: GatewayConfig) ->
 
 @pytest.mark.parametrize("host", ["no.such.name.invalid", "x" * 70 + ".invalid", "a..b"])
 async def test_a_name_that_does_not_resolve_is_named_in_the_error(config: GatewayConfig, host: str) -> None:
-    found = await failure(at(config, host=host, connect_timeout=5.0))
+    found = await failure(at(config, host=host))
     assert isinstance(found, Unresolvable), found
     assert host in str(found)
     assert "getent hosts" in found.hint
@@ -156,7 +163,7 @@ async def test_a_full_backlog_is_a_timeout(config: GatewayConfig) -> None:
         for sock in (first, second):
             sock.setblocking(False)
             sock.connect_ex(full.getsockname())
-        found = await failure(at(config, port=full.getsockname()[1]))
+        found = await failure(at(config, port=full.getsockname()[1], connect_timeout=SOON_S))
     assert isinstance(found, ConnectTimeout)
     assert found.stage is Stage.TCP
     assert "within 0.3 s" in str(found)
@@ -182,7 +189,7 @@ async def test_the_next_address_is_tried_when_the_first_is_silent(
 
             # Patched, because no test machine has a name with a dead address.
             monkeypatch.setattr("proxy.ssh.login.tcp.resolve", two_addresses)
-            found = await failure(at(config, host="two.example", port=port))
+            found = await failure(at(config, host="two.example", port=port, connect_timeout=5.0))
             assert isinstance(found, HandshakeFailed), found
             assert peer.accepted == 1
 
@@ -225,7 +232,7 @@ async def test_agent_true_without_an_agent_is_an_error(
 async def test_a_file_that_hangs_is_given_up(config: GatewayConfig, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    found = await failure(at(config, passphrase_file=pipe))
+    found = await failure(at(config, passphrase_file=pipe, connect_timeout=SOON_S))
     assert isinstance(found, CredentialsUnusable)
     assert f"reading {pipe} has been hanging since 20" in str(found)
     assert found.retry is RetryClass.SOON

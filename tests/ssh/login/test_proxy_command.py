@@ -140,7 +140,7 @@ async def test_a_command_that_carries_nothing_fails_in_time_and_is_ended(
 async def test_children_of_the_command_end_with_it(sshd: Sshd, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     command = f"sh -c 'sleep 60 </dev/null >/dev/null 2>&1 & echo $! > {pid}; exit 4'"
-    assert "exit code 4" in str(await failure(carried(sshd, command, connect_timeout="2s")))
+    assert "exit code 4" in str(await failure(carried(sshd, command, connect_timeout="30s")))
     sleeper = Path(f"/proc/{pid.read_text().strip()}/stat")
     await until(lambda: not sleeper.exists() or sleeper.read_text().rpartition(")")[2].split()[0] == "Z")
 
@@ -170,7 +170,7 @@ async def test_none_means_no_proxy_command(sshd: Sshd) -> None:
 async def test_a_command_that_talks_without_end_is_cut_short(sshd: Sshd) -> None:
     talk = 'yes "$(printf "\\033[31m%%0300d" 7)" | head -n 5000 >&2'
     with capture_logs() as logs:
-        await failure(carried(sshd, f"sh -c '{talk}; exit 1'", connect_timeout="5s"))
+        await failure(carried(sshd, f"sh -c '{talk}; exit 1'", connect_timeout="30s"))
     said = [entry for entry in logs if entry["event"] == "ProxyCommand says"]
     assert len(said) == proxy_command.LINES
     assert {len(str(entry["line"])) for entry in said} == {199}

@@ -71,7 +71,7 @@ async def test_a_server_that_lets_us_in_and_leaves_in_one_segment(name: str, tmp
         gateway.renew("test")
         await gateway.until(lambda: gateway.links == 1)
         assert gateway.snapshot().reason == ""
-        hold_until = asyncio.get_running_loop().time() + 5
+        hold_until = asyncio.get_running_loop().time() + 30
         (await gateway.open_channel(target.endpoint, origin=ORIGIN, hold_until=hold_until)).abort()
 
 
