@@ -11,7 +11,7 @@ import uvloop
 
 from proxy.cli import note, say
 from proxy.cli.options import DEFAULT_CONFIG, config_option, file_argument
-from proxy.config import credentials, expiry, known_hosts_warnings, loader, service_user
+from proxy.config import credentials, expiry, key_warnings, known_hosts_warnings, loader, service_user
 from proxy.config.model import Config
 from proxy.errors import CredentialsUnusable
 from proxy.ssh.login import nobody
@@ -36,7 +36,7 @@ def check(config: Path) -> None:
         *credentials.warnings(loaded),
         *known_hosts_warnings.warnings(loaded),
         *expiry.ending_soon(loaded, time.time()),
-        *expiry.expired_keys(loaded, time.time()),
+        *key_warnings.warnings(loaded, time.time()),
         *(service_user.warnings(loaded) if config == DEFAULT_CONFIG else ()),
     ]
     if any(gateway.ssh_config for gateway in loaded.gateways.values()):

@@ -1,5 +1,4 @@
-"""When certificates expire: OpenSSH user certificates of gateways, those of clusters and entries. And which
-keys of sites and users have expired (`expiry-time`).
+"""When certificates expire: OpenSSH user certificates of gateways, those of clusters and entries.
 
 The functions read the files as they are now, and block. A file that cannot be read, or that holds no
 certificate, is left out.
@@ -15,11 +14,11 @@ from typing import Final, NamedTuple
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import SSHCertificate, load_ssh_public_identity
 
-from proxy.config import authorized, certificates
+from proxy.config import certificates
 from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
 from proxy.config.findings import dotted
 from proxy.config.keys import Kind
-from proxy.config.model import Config, GatewayConfig, SiteConfig, UserConfig
+from proxy.config.model import Config, GatewayConfig
 from proxy.config.references import references, sections
 
 SOON_S: Final = 14 * 86400.0
@@ -82,21 +81,6 @@ def ending_soon(config: Config, now: float) -> Iterator[tuple[str, str]]:
                             _warning(dotted((*section, *loc)), path, validity, now),
                             f"openssl x509 -noout -text -in {path}",
                         )
-
-
-def expired_keys(config: Config, now: float) -> Iterator[tuple[str, str]]:
-    """A warning and a remedy for each line of a site or user whose `expiry-time` is over."""
-    for loc, section in sections(config).items():
-        if isinstance(section, SiteConfig | UserConfig):
-            lines = authorized.read(loc, section)
-            grants = [grant for _, grant in lines.keys] + [grant for _, _, grant in lines.authorities]
-            for grant in dict.fromkeys(grants):
-                if (end := grant.options.expires) is not None and end <= now:
-                    yield (
-                        f"{dotted(loc)}: {grant.path}:{grant.line} lets nobody in: its expiry-time was "
-                        f"{date(end)}",
-                        "take the line out, or give it a later expiry-time",
-                    )
 
 
 def _warning(key: str, path: Path, validity: Validity, now: float) -> str:

@@ -15,10 +15,9 @@ from proxy.config.model import (
     EntryTlsConfig,
     GatewayConfig,
     TlsConfig,
-    UserConfig,
 )
 from proxy.runtime.endpoint import Endpoint
-from tests.support.ssh_keys import new_key, public, sign
+from tests.support.ssh_keys import new_key, sign
 from tests.support.tls import Authority
 
 DAY = 86400.0
@@ -105,17 +104,3 @@ def test_the_certificate_of_an_entry_ends_too(tmp_path: Path) -> None:
     config = Config(version=1, entries={"remote": EntryConfig(listen=Endpoint("127.0.0.1", 3129), tls=tls)})
     [(message, _)] = expiry.ending_soon(config, time.time() + 10_000 * DAY)
     assert message.startswith(f"entries.remote.tls.cert_file: certificate {issued.cert} expired on 20")
-
-
-def test_keys_of_users_that_have_expired_get_a_warning(tmp_path: Path) -> None:
-    key, ca = (public(new_key(tmp_path / name)) for name in ("key", "ca"))
-    keys, cas = tmp_path / "keys", tmp_path / "cas"
-    keys.write_text(f'# ops\nexpiry-time="20200101Z" {key}\n')
-    cas.write_text(f'cert-authority,principals="a,b",expiry-time="20200102Z" {ca}\n')
-    user = UserConfig(authorized_keys=(keys,), cert_authority=(cas,))
-    config = Config(version=1, users={"ops": user})
-    assert [warning for warning, _ in expiry.expired_keys(config, time.time())] == [
-        f"users.ops: {keys}:2 lets nobody in: its expiry-time was 2020-01-01 00:00:00 UTC",
-        f"users.ops: {cas}:1 lets nobody in: its expiry-time was 2020-01-02 00:00:00 UTC",
-    ]
-    assert not list(expiry.expired_keys(config, 1e9)), "they were valid then"
