@@ -50,6 +50,7 @@ PURE = (
     "proxy.config.hosts",
     "proxy.config.htpasswd",
     "proxy.config.key_table",
+    "proxy.config.permit_warnings",
     "proxy.config.references",
     "proxy.config.rules",
     "proxy.config.ssh_rules",

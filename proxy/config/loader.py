@@ -13,7 +13,16 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from proxy.config import allow_warnings, credentials, naming, reading, rules, unix_files, yaml
+from proxy.config import (
+    allow_warnings,
+    credentials,
+    naming,
+    permit_warnings,
+    reading,
+    rules,
+    unix_files,
+    yaml,
+)
 from proxy.config.credentials import Inspection
 from proxy.config.findings import Finding, Loc, dotted, prefixes
 from proxy.config.keys import Section
@@ -44,6 +53,7 @@ def load_with_doubts(path: Path) -> tuple[Config, list[Problem]]:
         *unix_files.in_the_way(config),
         *naming.unused(config),
         *naming.hidden(config),
+        *permit_warnings.warnings(config),
     ]
     return config, _problems(document, findings)
 

@@ -106,6 +106,27 @@ class Match:
             return True
         return other.is_one_host and self.captures(Host.parse(other.host), other.first) is not None
 
+    def meets(self, other: Match) -> bool:
+        """Whether a host and port may match both. False only if that is certain: of two names with stars, the
+        last labels are compared, up to the first star.
+        """
+        first = max(self.first, other.first)
+        if first > min(self.last, other.last):
+            return False
+        if self.network is not None and other.network is not None:
+            return self.network.overlaps(other.network)
+        if self.network is not None or other.network is not None:
+            return False
+        for one, another in ((self, other), (other, self)):
+            if one.is_one_host:
+                return another.captures(Host.parse(one.host), first) is not None
+        for mine, theirs in zip(self.host.split(".")[::-1], other.host.split(".")[::-1], strict=False):
+            if "*" in mine + theirs:
+                break
+            if mine != theirs:
+                return False
+        return True
+
     def captures(self, host: Host, port: int) -> tuple[str, ...] | None:
         """The text that each star matches; None if the pattern does not match."""
         if not self.first <= port <= self.last:

@@ -98,7 +98,7 @@ def test_check_does_not_warn_of_a_file_that_has_sites_and_no_cluster(tmp_path: P
     (tmp_path / "site").chmod(0o644)
     path.write_text(
         f'version: 1\nssh_server: {{listen: "127.0.0.1:2222", host_keys: [{key}]}}\n'
-        f"sites: {{factory-7: {{authorized_keys: [{tmp_path}/site]}}}}\n"
+        f"sites: {{factory-7: {{authorized_keys: [{tmp_path}/site], permit: ['*:22']}}}}\n"
     )
     result = CliRunner().invoke(main, ["check", "--config", str(path)])
     assert (result.exit_code, result.stderr) == (0, "")

@@ -141,6 +141,46 @@ def test_any_text_is_a_pattern_that_can_be_written_again_or_a_value_error(text: 
     assert str(again) == str(match)
 
 
+@given(NAMES, st.data())
+def test_two_patterns_that_match_one_name_meet(name: str, data: st.DataObject) -> None:
+    def pattern() -> Match:
+        labels = name.split(".")
+        whole = data.draw(st.integers(0, len(labels)))
+        rest = [data.draw(st.sampled_from([one, "*", f"{one[0]}*"[: len(one)]])) for one in labels[whole:]]
+        return Match.parse(".".join(["**"] * bool(whole) + rest) + ":20-30")
+
+    one, other = pattern(), pattern()
+    assert one.captures(Host.parse(name), 22) is not None
+    assert other.captures(Host.parse(name), 22) is not None
+    assert one.meets(other)
+    assert other.meets(one)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "do_meet"),
+    [
+        ("a:22", "a:22", True),
+        ("a:22", "b:22", False),
+        ("a:22", "a:23", False),
+        ("a:20-30", "a:30-40", True),
+        ("*:20-30", "a:31", False),
+        ("*.nb:22", "a.nb:22", True),
+        ("*.nb:22", "a.b.nb:22", False),
+        ("**.nb:22", "*.b.nb:22", True),
+        ("*.eu.nb:22", "**.us.nb:22", False),
+        ("a*.nb:22", "b*.nb:22", True),  # not compared, so it is not certain
+        ("10.0.0.0/8:22", "10.1.0.0/16:22", True),
+        ("10.0.0.0/8:22", "11.0.0.0/8:22", False),
+        ("0.0.0.0/0:22", "[::/0]:22", False),
+        ("[fd00::/8]:22", "[fd00::7]:22", True),
+        ("10.0.0.0/8:22", "**:22", False),
+    ],
+)
+def test_which_patterns_meet(one: str, other: str, do_meet: bool) -> None:
+    assert Match.parse(one).meets(Match.parse(other)) == do_meet
+    assert Match.parse(other).meets(Match.parse(one)) == do_meet
+
+
 def test_no_name_makes_a_pattern_take_long() -> None:
     match = Match.parse(f"{'*a' * 30}*b.{'*a' * 30}*b:22")
     host = Host(None, ("a" * 63, "a" * 63))
