@@ -116,6 +116,16 @@ class Site:
         self._report.link_up(visitor.link, instead_of=instead_of)
         self._changed()
 
+    def serves_no_longer(self, visitor: Visitor) -> bool:
+        """See `proxy.ssh.sites.visitor.Host`: the link has no forward any more."""
+        if not self._lifetimes.release(visitor.link):
+            return False
+        self._report.is_quiet = self._presence.logged_in()  # a site that does this again and again flaps
+        self._report.link_released(visitor.link, "its ssh has cancelled its last forward")
+        self._visitors.keep(visitor)
+        self._changed()
+        return True
+
     def ended_unused(self, visitor: Visitor, error: LinkError) -> None:
         """See `proxy.ssh.sites.visitor.VisitedSite`: the link has ended before it could be used."""
         self._visitors.discard(visitor)

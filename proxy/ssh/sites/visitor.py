@@ -1,4 +1,7 @@
-"""A login of a site until its link can be used: kubemux waits for the first forward, and tests a channel."""
+"""A login of a site while its link cannot be used: kubemux waits for the first forward, and tests a channel.
+
+If the site cancels its last forward, kubemux waits again.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,15 @@ from typing import Protocol
 import structlog
 
 from proxy.config.model import SiteConfig
-from proxy.errors import ChannelError, ForwardRefused, KeepaliveTimeout, LinkDown, LinkError, LinkReplaced
+from proxy.errors import (
+    ChannelError,
+    ChannelTimeout,
+    ForwardRefused,
+    KeepaliveTimeout,
+    LinkDown,
+    LinkError,
+    LinkReplaced,
+)
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
 from proxy.ssh import serving
@@ -26,6 +37,9 @@ class VisitedSite(Protocol):
 
     def serves(self, visitor: Visitor) -> None:
         """The link can be used."""
+
+    def serves_no_longer(self, visitor: Visitor) -> bool:
+        """The link has no forward any more. Returns False if it did not serve."""
 
     def ended_unused(self, visitor: Visitor, error: LinkError) -> None:
         """The link has ended before it could be used."""
@@ -48,7 +62,10 @@ class Visitor(Guest):
 
     def start(self) -> None:
         """Answer its requests for forwards, and end the link if the site misses its keepalives."""
-        serving.on_forward(self._session.conn, self._register, self.link.forwards.cancel)
+        serving.on_forward(self._session.conn, self._register, self._cancel)
+        self._wait()
+
+    def _wait(self) -> None:
         self.measure()
         self._watching = self._tasks.spawn(self._watch(), name=f"watch {self.link.name}")
 
@@ -98,28 +115,51 @@ class Visitor(Guest):
             return False
         log.debug("forward registered", site=self._site.name, link=self.link.name, forward=str(forward))
         if self._trying is None:
-            self._trying = self._tasks.spawn(self._try(forward), name=f"try {self.link.name}")
+            self._trying = self._tasks.spawn(self._try(), name=f"try {self.link.name}")
         return True
+
+    def _cancel(self, host: str, port: int) -> bool:
+        is_cancelled = self.link.forwards.cancel(host, port)
+        if self.link.forwards or self._trying is None or not self._trying.done():
+            return is_cancelled
+        if self._site.serves_no_longer(self):
+            self._trying = None
+            self._wait()
+        return is_cancelled
 
     def _may_listen(self, host: str, port: int) -> bool:
         login = self._session.login
         return login is not None and login.may_listen(host, port)
 
-    async def _try(self, forward: Endpoint) -> None:
-        try:
-            await self.link.try_forward(forward, timeout=self._site.config.connect_timeout)
-        except LinkDown:
-            return
-        except ChannelError as exc:
-            why = f"-R {forward} leads nowhere: {exc}"
-            if forward == self.link.forwards.dynamic:
-                why += "; with the site's own name, -R takes no target"
-            self._refuse(ForwardRefused(why))
-            return
-        if not self.link.closed.done():
-            if self._watching is not None:
-                self._watching.cancel()
-            self._site.serves(self)
+    async def _try(self) -> None:
+        """Test a forward. If the site cancels it meanwhile, test another one.
+
+        A test that is not answered is not repeated: its channel keeps its memory until the link ends.
+        """
+        while (forward := next(iter(self.link.forwards), None)) is not None:
+            try:
+                await self.link.try_forward(forward, timeout=self._site.config.connect_timeout)
+            except LinkDown:
+                return
+            except ChannelError as exc:
+                if forward in self.link.forwards or isinstance(exc, ChannelTimeout):
+                    self._leads_nowhere(forward, exc)
+                    return
+            else:
+                if self.link.closed.done():
+                    return
+                if forward in self.link.forwards:
+                    if self._watching is not None:
+                        self._watching.cancel()
+                    self._site.serves(self)
+                    return
+        self._trying = None
+
+    def _leads_nowhere(self, forward: Endpoint, error: ChannelError) -> None:
+        why = f"-R {forward} leads nowhere: {error}"
+        if forward.host == self._site.name:
+            why += "; with the site's own name, -R takes no target"
+        self._refuse(ForwardRefused(why))
 
     def _refuse(self, error: ForwardRefused, *, answers_first: bool = True) -> None:
         """End the link. The ssh client prints the error, and kubemux logs it when the link has ended."""

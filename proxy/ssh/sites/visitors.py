@@ -1,4 +1,4 @@
-"""The logins of a site that have registered no forward yet, or whose forward is being tested."""
+"""The logins of a site that have no forward (yet), or whose forward is being tested."""
 
 from __future__ import annotations
 
@@ -59,13 +59,17 @@ class Visitors:
     def add(self, session: Session) -> Visitor:
         """Make a link for a login."""
         visitor = Visitor(self._site, session, self._link(session), self._tasks)
+        self.keep(visitor)
+        visitor.start()
+        return visitor
+
+    def keep(self, visitor: Visitor) -> None:
+        """Add a link that has no forward. If there are MOST_VISITORS, it replaces one of them."""
         if len(self._visitors) >= MOST_VISITORS:
             idlest = min(self._visitors, key=lambda one: one.link.load)  # the oldest of equally idle ones
             del self._visitors[idlest]
             idlest.replaced(f"the site has made {MOST_VISITORS} more connections that register no forward")
         self._visitors[visitor] = None
-        visitor.start()
-        return visitor
 
     def _link(self, session: Session) -> SiteLink:
         site, on_open = self._site, self._on_open

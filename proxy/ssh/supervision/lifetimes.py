@@ -61,13 +61,14 @@ class Lifetimes(Generic[L]):
         self._on_lost = on_lost
         self._on_change = on_change
         self._silent: set[L] = set()
+        self._watches: dict[L, asyncio.Task[None]] = {}
         self._new_settings = asyncio.get_running_loop().create_future()
         self._tasks = Tasks(f"gateway {name}")
 
     def add(self, link: L, generation: int) -> bool:
         """Add a link of `generation` that has just come up. Returns whether it replaces another link."""
         self._links.add(link, generation)
-        self._tasks.keep(partial(self._watch, link), name=f"watch {link.name}")
+        self._watches[link] = self._tasks.keep(partial(self._watch, link), name=f"watch {link.name}")
         has_replaced = self._retire_surplus()
         self._measure(link)
         return has_replaced
@@ -83,6 +84,15 @@ class Lifetimes(Generic[L]):
                 link.limit_silence(config.keepalive)
                 self._measure(link)
         self._retire_surplus()
+
+    def release(self, link: L) -> bool:
+        """Stop watching a link that serves, without closing it. Returns False if it does not serve."""
+        if link.closed.done() or link not in self._links:
+            return False
+        self._links.remove(link)
+        self._silent.discard(link)
+        self._watches.pop(link).cancel()
+        return True
 
     def close_untrusted(self, error: LinkError) -> None:
         """Close stale and retiring links at once, because the server's key has been revoked."""
@@ -171,6 +181,7 @@ class Lifetimes(Generic[L]):
                 self._on_lost(link, error)
             self._report.link_ended(link, error)
         finally:
+            self._watches.pop(link, None)
             self._on_change()  # before other code runs: no client may get a link that has ended
             await link.close(error)
 

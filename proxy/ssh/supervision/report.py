@@ -127,6 +127,11 @@ class Report:
         """The replacement of `link` is up."""
         self._log.info("link retires", link=link.name, server=link.server, channels=link.load)
 
+    def link_released(self, link: Link, why: str) -> None:
+        """`link` is up, but serves no longer."""
+        say = self._log.debug if self.is_quiet else self._log.info
+        say("link serves no longer", link=link.name, server=link.server, why=why)
+
     def link_ended(self, link: Link, error: LinkError) -> None:
         """`link` has ended: we have closed it, or it was lost."""
         say, event = self._log.warning, "link lost"
