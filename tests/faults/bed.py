@@ -196,6 +196,14 @@ class Bed:
         """The names of the clusters that the row's fault affects."""
         return {Hits.CLUSTER: ("prod",), Hits.GATEWAY: ("prod", "stage"), Hits.ALL: CLUSTERS}[self.row.hits]
 
+    def rogue_cluster(self, via: str) -> Sections:
+        """A cluster behind a hostile gateway or site. Its probes open channels there.
+
+        With a CA of its own: to read the system's takes CPU, which a flood leaves to nobody.
+        """
+        ca = self.certificates.ca
+        return cluster(self.ports["rogue"], self.source.endpoint, via=via, ca=ca, probe=SELDOM)
+
     def sections(self) -> dict[str, Sections]:
         """The configuration: gateways, clusters and the rest."""
         ca, probe = self.certificates.ca, {**PROBE, **self.row.probes}

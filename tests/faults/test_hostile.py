@@ -11,9 +11,8 @@ from typing import Final
 
 import pytest
 
-from tests.faults.bed import SELDOM, Bed
+from tests.faults.bed import Bed
 from tests.faults.row import Hits, Row, Step
-from tests.integration.conftest import cluster
 from tests.integration.running import told
 from tests.support.rogue import Rogue
 from tests.support.serving import closed
@@ -39,7 +38,7 @@ async def meet(bed: Bed, kind: str, **more: str) -> Rogue:
     bed.also_stop(rogue)
     content = json.loads(bed.good)
     content["gateways"]["rogue"] = {**rogue.section, **more}
-    content["clusters"]["rogue"] = cluster(bed.ports["rogue"], bed.source.endpoint, via="rogue", probe=SELDOM)
+    content["clusters"]["rogue"] = bed.rogue_cluster("rogue")
     bed.daemon.config.write_text(json.dumps(content))
     await bed.reload()
     return rogue

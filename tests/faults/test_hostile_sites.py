@@ -14,11 +14,10 @@ from typing import Final
 import pytest
 
 from proxy.entries.ssh_entry import MOST_LINES, SELDOM_S
-from tests.faults.bed import SELDOM, Bed
+from tests.faults.bed import Bed
 from tests.faults.row import Row, Step, nothing
 from tests.faults.site_edge import RIVAL
 from tests.faults.test_hostile import PATIENT
-from tests.integration.conftest import cluster
 from tests.support.daemon import ROOT
 from tests.support.rogue_site import ANSWERS
 from tests.support.serving import closed
@@ -92,7 +91,7 @@ async def answers(bed: Bed) -> None:
     """Each client of the hostile site is refused in time, and the link stays. A probe is the first client."""
     rogue = await meet(bed, "answers")
     content = json.loads(bed.good)
-    content["clusters"]["rogue"] = cluster(bed.ports["rogue"], bed.source.endpoint, via=RIVAL, probe=SELDOM)
+    content["clusters"]["rogue"] = bed.rogue_cluster(RIVAL)
     bed.daemon.config.write_text(json.dumps(content))
     await bed.reload()
     seen = {await rogue.said()}

@@ -15,12 +15,12 @@ from typing import Final
 
 import pytest
 
-from tests.faults.bed import SELDOM, Bed
+from tests.faults.bed import Bed
 from tests.faults.client import Saw
 from tests.faults.row import Hits, Row
 from tests.faults.test_hostile import leave, meet
 from tests.faults.test_sshd import kill, start
-from tests.integration.conftest import cluster, gateway
+from tests.integration.conftest import gateway
 from tests.integration.running import told
 from tests.support import carrier
 from tests.support.daemon import Sections
@@ -52,7 +52,7 @@ async def add(bed: Bed, section: Sections) -> None:
     """Add one gateway, and a cluster behind it, to the configuration."""
     content = json.loads(bed.good)
     content["gateways"]["rogue"] = section
-    content["clusters"]["rogue"] = cluster(bed.ports["rogue"], bed.source.endpoint, via="rogue", probe=SELDOM)
+    content["clusters"]["rogue"] = bed.rogue_cluster("rogue")
     bed.daemon.config.write_text(json.dumps(content))
     await bed.reload()
 
