@@ -11,6 +11,7 @@ import gc
 import os
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +21,9 @@ import uvloop
 
 from tests.support.processes import children, command
 
-GRACE = 1.0
-"""Seconds to wait for what is still closing: a TLS transport waits for its peer, a thread needs time to end.
+GRACE = 5.0
+"""Seconds to wait for what is still closing: a TLS transport waits for its peer, a thread needs time to end,
+and a server of a fixture that lives on closes its side of a connection. A busy machine may stop us for two.
 """
 
 Context = dict[str, object]
@@ -74,16 +76,19 @@ class Leaks:
         gc.collect()
         return {fd: target for fd, target in open_files().items() if self._files.get(fd) != target}
 
-    def everything(self) -> list[str]:
-        """All leaked descriptors, threads and child processes."""
-        threads = set(threading.enumerate()) - self._threads
-        for thread in threads:
-            thread.join(GRACE)
+    def _left(self) -> list[str]:
         return [
             *(describe(fd, target) for fd, target in self.files().items()),
-            *(f"thread {thread.name}" for thread in threads if thread.is_alive()),
+            *(f"thread {thread.name}" for thread in set(threading.enumerate()) - self._threads),
             *(f"child process {pid}: {command(pid)}" for pid in children(os.getpid()) - self._children),
         ]
+
+    def everything(self) -> list[str]:
+        """The descriptors, threads and child processes that are still there after at most `GRACE` seconds."""
+        deadline = time.monotonic() + GRACE
+        while (left := self._left()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return left
 
 
 class Uvloop(uvloop.Loop):
