@@ -22,6 +22,7 @@ from tests.support.apiserver import ApiServer
 from tests.support.daemon import Daemon
 from tests.support.echo import Echo, Sink, Source, exchange, pattern
 from tests.support.faulty import Direction, FaultyRelay
+from tests.support.files import whole_lines
 from tests.support.https import Answer, Https
 from tests.support.parts import find
 from tests.support.ports import free_port
@@ -183,6 +184,18 @@ def test_a_missing_part_fails_in_ci_and_skips_elsewhere(
     done = pytester.runpytest_subprocess("-rA", "-p", "tests.conftest")
     assert done.parseoutcomes() == {"errors" if outcome == "failed" else outcome: 2}
     done.stdout.fnmatch_lines(["*KUBEBUILDER_ASSETS (*) is not set*"])
+
+
+# --------------------------------------------------------------------------------------------------- files
+
+
+def test_a_line_counts_when_its_end_is_written(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert whole_lines(log) == []
+    log.write_text('{"event":"one"}\n{"eve')
+    assert whole_lines(log) == ['{"event":"one"}']
+    log.write_text('{"eve')
+    assert whole_lines(log) == []
 
 
 # ---------------------------------------------------------------------------------------------------- sshd

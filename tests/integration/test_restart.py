@@ -19,6 +19,7 @@ from tests.integration.conftest import cluster, gateway
 from tests.integration.test_life import kubemux
 from tests.support.echo import Echo
 from tests.support.ends import bad_ends
+from tests.support.files import whole_lines
 from tests.support.manager import Clients, Manager
 from tests.support.ports import free_port
 from tests.support.site import SshServerFiles
@@ -43,7 +44,7 @@ def names(*ports: int, host: str = "127.0.0.1") -> set[str]:
 
 
 def errors(manager: Manager) -> list[str]:
-    entries = [json.loads(line) for line in manager.log.read_text().splitlines()]
+    entries = [json.loads(line) for line in whole_lines(manager.log)]
     return [entry["event"] for entry in entries if entry["level"] == "error"]
 
 

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.errors.reasons import Reason
 from proxy.runtime.endpoint import Endpoint
+from tests.support.files import whole_lines
 from tests.support.kubemux import PROGRAM, Forked
 from tests.support.ports import free_port
 
@@ -256,7 +257,7 @@ class Daemon:
 
     def events(self, event: str | None = None) -> list[dict[str, object]]:
         """The log's JSON lines, all or those of one event."""
-        entries = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+        entries = [json.loads(line) for line in whole_lines(self._log) if line.startswith("{")]
         return [entry for entry in entries if event in (None, entry["event"])]
 
     def assert_log_clean(self) -> None:

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Final
 
+from tests.support.files import whole_lines
+
 _WELL: Final = {"client_closed", "cluster_closed"}
 
 
 def bad_ends(log: Path) -> str:
     """The lines of this log about connections that were refused or cut, and about starts and stops."""
-    lines = [line for line in log.read_text().splitlines() if line.startswith("{")]
+    lines = [line for line in whole_lines(log) if line.startswith("{")]
     return "\n".join(line for line in lines if _is_told(json.loads(line)))
 
 

@@ -14,6 +14,7 @@ from typing import Final, cast
 
 import pytest
 
+from tests.support.files import whole_lines
 from tests.systemd.machine import Machine
 
 pytestmark = pytest.mark.systemd
@@ -124,7 +125,7 @@ def run_as(user: str, *command: str) -> list[str]:
 
 def said(machine: Machine) -> dict[str, list[object]]:
     """By the client's name: the identity that the server reports."""
-    lines = [json.loads(line) for line in machine.log.read_text().splitlines() if line.startswith("[")]
+    lines = [json.loads(line) for line in whole_lines(machine.log) if line.startswith("[")]
     return {line[0]: line[1:] for line in lines}
 
 

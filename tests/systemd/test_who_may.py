@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.support.files import whole_lines
 from tests.systemd.machine import Machine
 from tests.systemd.test_callers import GROUPS, USERS, run_as
 
@@ -164,7 +165,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 def trail(machine: Machine) -> list[dict[str, Any]]:
     """The log entries of ended connections. (An entry's own `allow` refuses clients earlier.)"""
-    lines = (json.loads(line) for line in machine.log.read_text().splitlines() if line.startswith("{"))
+    lines = (json.loads(line) for line in whole_lines(machine.log) if line.startswith("{"))
     return [line for line in lines if line["event"] in {"connection closed", "connection refused"}]
 
 
