@@ -114,7 +114,7 @@ async def test_the_reasons_of_an_absent_site_fit_a_site(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """kubemux does not dial a site, and a site has no sshd whose log could help."""
-    monkeypatch.setattr(module, "FORWARDS_S", 0.0)
+    monkeypatch.setattr(module, "FORWARDS_S", -1.0)  # the link's age is 0 in its first millisecond
     one, bed = Watched(), SshBed(tmp_path / "bed")
     bed.server = SshServer(on_login=one.site.logged_in, record=bed.record)
     async with bed, AsyncExitStack() as stack:
@@ -143,6 +143,7 @@ async def test_the_reasons_of_an_absent_site_fit_a_site(
 async def test_the_heartbeat_leaves_an_idle_site_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(presence, "AWAY_S", 3600.0)
     one, bed = Watched(), SshBed(tmp_path / "bed")
     bed.server = SshServer(on_login=one.site.logged_in, record=bed.record)
 

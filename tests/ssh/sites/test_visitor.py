@@ -173,9 +173,11 @@ async def test_another_forward_is_tested_instead_of_a_cancelled_one(tmp_path: Pa
 async def test_a_site_that_cancels_and_answers_no_test_does_not_stay(tmp_path: Path) -> None:
     """Each test without an answer keeps memory: there must be no second one."""
     async with scripted(tmp_path / "bed") as (one, site):
-        one.site.reconfigure(one.site.config.model_copy(update={"connect_timeout": 0.05}))
         assert await site.ask(b"tcpip-forward", "kube", 6443) == SUCCESS
+        await site.script.open_request()
         assert await site.ask(b"cancel-tcpip-forward", "kube", 6443) == SUCCESS
+        (visitor,) = one.site._visitors
+        next(iter(visitor.link._openings)).expired()  # as its timer does
         await site.left()
         await until(lambda: not one.site.snapshot().callers)
         refused = one.site.snapshot().refused
