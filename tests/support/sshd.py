@@ -201,7 +201,10 @@ class Sshd:
         """Freeze the listener and every session: the kernel still accepts connections, but
         nothing answers.
         """
-        _signal(self._all(), signal.SIGSTOP)
+        stopped = set[int]()
+        while new := self._all() - stopped:  # one of them may have forked before it was stopped
+            _signal(new, signal.SIGSTOP)
+            stopped |= new
 
     def resume(self) -> None:
         """Undo `pause`."""
@@ -250,7 +253,11 @@ class Sshd:
     def _ready(self, process: subprocess.Popen[bytes]) -> bool:
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
-            with suppress(OSError), socket.create_connection((self.host, self.port), timeout=1) as client:
+            # A short deadline would make a second connection, and tests count them in sshd's log.
+            with (
+                suppress(OSError),
+                socket.create_connection((self.host, self.port), timeout=READY_SECONDS) as client,
+            ):
                 if client.recv(4) == b"SSH-" and process.poll() is None:
                     return True
             with suppress(subprocess.TimeoutExpired):
