@@ -70,6 +70,8 @@ class SshBed:
             SshServerConfig,
             {"listen": f"{HOST}:{free_port()}", "host_keys": [str(self.host_key)], **settings},
         )
+        self.known_hosts = folder / "known_hosts"
+        self.known_hosts.write_text(f"[{HOST}]:{self.config.listen.port} {ssh_keys.public(self.host_key)}\n")
         self.record = LoginRecord()
         self.guests: list[Kept] = []
         self.server = SshServer(on_login=self._keep, record=self.record)
@@ -116,11 +118,6 @@ class SshBed:
     def address(self) -> Endpoint:
         return self.config.listen
 
-    def known_hosts(self) -> Path:
-        path = self.folder / "known_hosts"
-        path.write_text(f"[{HOST}]:{self.address.port} {ssh_keys.public(self.host_key)}\n")
-        return path
-
     def command(
         self, key: Path | None, *args: str, user: str = "somebody", port: int | None = None
     ) -> list[str]:
@@ -129,7 +126,7 @@ class SshBed:
             "BatchMode": "yes",
             "IdentitiesOnly": "yes",
             "StrictHostKeyChecking": "yes",
-            "UserKnownHostsFile": str(self.known_hosts()),
+            "UserKnownHostsFile": str(self.known_hosts),
             "GlobalKnownHostsFile": "/dev/null",
             "ConnectTimeout": str(int(WAIT_S)),
         }

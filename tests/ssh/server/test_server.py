@@ -127,10 +127,9 @@ async def test_clients_learn_the_next_host_key(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed") as bed:
         following = ssh_keys.new_key(bed.folder / "following")
         bed.server.use(bed.config, host_keys.read([bed.host_key, following]))
-        known = bed.known_hosts()
         client = await bed.start(bed.factory, "-N", "-o", "UpdateHostKeys=yes")
         async with asyncio.timeout(60):
-            while ssh_keys.public(following) not in known.read_text():
+            while ssh_keys.public(following) not in bed.known_hosts.read_text():
                 await asyncio.sleep(0.02)
         await ended(client)
 

@@ -135,7 +135,7 @@ async def scripted(folder: Path) -> AsyncIterator[tuple[Watched, Scripted]]:
             *bed.address,
             username="factory-7",
             client_keys=[str(bed.factory)],
-            known_hosts=str(bed.known_hosts()),
+            known_hosts=str(bed.known_hosts),
             config=None,
             agent_path=None,
         )
