@@ -92,11 +92,12 @@ class _Session(asyncssh.SSHServer):
         self._conns = conns
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._conn = conn
         self._conns.append(conn)
 
     def auth_completed(self) -> None:
         if self._script is not None:
-            self._script.take_over(self._conns[-1])
+            self._script.take_over(self._conn)
 
     def connection_requested(self, *_: object) -> bool:
         return True

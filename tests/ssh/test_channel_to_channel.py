@@ -163,7 +163,7 @@ async def test_a_client_that_does_not_read_uses_windows_and_delays_no_other(tmp_
                 seen = relay.from_cluster
                 for _ in range(20):
                     assert await exchange(port, b"hello\n") == b"hello\n"
-            assert relay.is_cluster_paused
+            await until(lambda: relay.is_cluster_paused)
             assert found.served.budget.used < 16 * MiB
         await until(lambda: not found.relays)
 

@@ -5,6 +5,7 @@ answer gets no new channels.
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from contextlib import AsyncExitStack
 
@@ -13,7 +14,9 @@ import pytest
 from proxy.relay.interfaces import Channel
 from proxy.relay.probing import relayed_socket
 from proxy.runtime.endpoint import Endpoint
+from proxy.ssh import keepalive
 from proxy.ssh.pace import BULK
+from tests.ssh.carried import until
 from tests.ssh.conftest import ORIGIN, Watched, config_for, started
 from tests.support.echo import Echo
 from tests.support.sshd import Sshd
@@ -30,9 +33,10 @@ async def opened(gateway: Watched, target: Endpoint) -> Channel:
 async def test_clusters_are_spread_over_links_although_all_used_the_first_one(sshd: Sshd) -> None:
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(Echo()) for _ in range(4)]
-        gateway = await stack.enter_async_context(started(config_for(sshd, connections=2)))
+        gateway = await stack.enter_async_context(started(config_for(sshd)))
         for server in servers:
             (await opened(gateway, server.endpoint)).abort()
+        gateway.adjust(gateway.config.model_copy(update={"connections": 2}), {})
         await gateway.until(lambda: gateway.links == 2)
         await asyncio.gather(*(link.idle.wait() for link in gateway._links))
         for server in servers:
@@ -40,10 +44,15 @@ async def test_clusters_are_spread_over_links_although_all_used_the_first_one(ss
         assert [link.load for link in gateway._links] == [2, 2]
 
 
-async def test_the_next_channel_avoids_a_link_that_does_not_answer(sshd: Sshd) -> None:
+async def test_the_next_channel_avoids_a_link_that_does_not_answer(
+    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Keepalives notice much later, and until then all new channels of a cluster would go to that link."""
-    async with Echo() as server, started(config_for(sshd, connections=2)) as gateway:
+    monkeypatch.setattr(keepalive, "_AT_FIRST", 1)  # sshd's answer to another one would end the silence
+    config = config_for(sshd, connections=2, keepalive={"interval": "1h"})
+    async with Echo() as server, started(config) as gateway:
         await gateway.until(lambda: gateway.links == 2)
+        await until(lambda: all(link.rtt is not None for link in gateway._links))
         (await opened(gateway, server.endpoint)).abort()
         home = gateway._links.choose(server.endpoint)
         (other,) = {*gateway._links} - {home}
@@ -56,6 +65,7 @@ async def test_the_next_channel_avoids_a_link_that_does_not_answer(sshd: Sshd) -
             for client in (one, two):
                 client.setblocking(False)
                 client.connect_ex(full.getsockname())
+            await until(lambda: bool(select.select([full], [], [], 0)[0]))
             silent = Endpoint(*full.getsockname())
             gateway._links._preferred[silent] = home
             waiting = asyncio.get_running_loop().create_task(opened(gateway, silent), name="waits")

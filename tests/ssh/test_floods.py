@@ -120,7 +120,7 @@ async def test_a_turn_handles_a_bounded_number_of_messages_before_the_login(
 
 async def test_a_list_of_algorithms_has_a_limit(tmp_path: Path, data_plane: str) -> None:
     """A list of 250,000 names would block the loop for too long."""
-    async with flooded(tmp_path, "") as (gateway, (server, *_)):
+    async with flooded(tmp_path, "") as (gateway, (*_, server)):
         link = gateway._links[0]
         server.say(Byte(messages.KEXINIT) + bytes(16) + String(b"," * (40 << 10)) + String("") * 9 + bytes(5))
         async with asyncio.timeout(SECONDS):
@@ -138,7 +138,7 @@ async def test_we_stop_reading_from_a_peer_that_does_not_read_our_answers(
     most = 64 << 10
     for module in (metered, native_plane):
         monkeypatch.setattr(module, "MOST_UNREAD", most)
-    async with flooded(tmp_path, "") as (gateway, (server,)):
+    async with flooded(tmp_path, "") as (gateway, (*_, server)):
         conn: Any = gateway._links[0]._conn
         ours, theirs = conn.get_extra_info("socket"), server.conn.get_extra_info("socket")
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -173,7 +173,7 @@ async def test_answers_that_wait_for_keys_have_a_bound(
     tmp_path: Path, data_plane: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metered, "MOST_ANSWERS", 1000)
-    async with flooded(tmp_path, "") as (gateway, (server, *_)):
+    async with flooded(tmp_path, "") as (gateway, (*_, server)):
         link = await unending(gateway, server)
         server.flood(FLOODS["keepalives"])
         async with asyncio.timeout(SECONDS):
@@ -188,7 +188,7 @@ async def test_answers_to_channel_requests_that_wait_for_keys_have_a_bound(
 ) -> None:
     monkeypatch.setattr(metered, "MOST_ANSWERS", 1000)
     monkeypatch.setattr(outgoing, "MOST_DEFERRED", 1000)
-    async with flooded(tmp_path, "") as (gateway, (server, *_)):
+    async with flooded(tmp_path, "") as (gateway, (*_, server)):
         loop = asyncio.get_running_loop()
         await gateway.open_channel(TARGET, origin=ORIGIN, hold_until=loop.time() + SECONDS)
         link = await unending(gateway, server)

@@ -39,7 +39,7 @@ def gateway_config(folder: Path, port: int, host_key: Path, key: Path) -> Gatewa
         "identity_files": [str(key)],
         "known_hosts": [str(known_hosts)],
         "connections": 1,
-        "connect_timeout": "5s",
+        "connect_timeout": "30s",
     }
     return read(GatewayConfig, section)
 
