@@ -74,7 +74,8 @@ class Node:
                 return
             kind = WebSocketStreams if is_websocket else SpdyStreams
             _switch(writer, kind.head(request.fields))
-            await _exec(request, kind(reader, writer))
+            # To attach, kubectl sends a wrong size first, so that a program draws its screen again.
+            await _exec(request, kind(reader, writer), sizes=2 if action == "attach" else 1)
         elif request.path.startswith("/containerLogs/"):
             await self._follow(writer)
         elif request.path == "/upgrades":
@@ -133,18 +134,17 @@ def _switch(writer: asyncio.StreamWriter, lines: list[str]) -> None:
     writer.write("\r\n".join(head).encode())
 
 
-async def _exec(request: Request, streams: Streams) -> None:
-    terminal = Terminal(is_tty="tty" in request.query)
+async def _exec(request: Request, streams: Streams, *, sizes: int) -> None:
+    terminal = Terminal(is_tty="tty" in request.query, sizes=sizes)
     await streams.open({"error", *(_STREAMS[word] for word in request.query.keys() & _STREAMS)})
     if "input" not in request.query:
         _, *words = request.query["command"]  # `echo` with any arguments
         streams.send("stdout", " ".join(words).encode() + b"\n")
         await streams.finish(0)
         return
-    streams.send("stdout", terminal.prompt)
     async for stream, data in streams.received():
         if stream == "resize":
-            terminal.resize(data)
+            streams.send("stdout", terminal.resize(data))
         elif stream == "stdin":
             streams.send("stdout", terminal.typed(data))
             if terminal.code is not None:

@@ -6,23 +6,28 @@ import json
 
 
 class Terminal:
-    """Turns the client's input into the command's output. `code` is the exit code, None while it runs."""
+    """Turns the client's input into the command's output. `code` is the exit code, None while it runs.
 
-    def __init__(self, *, is_tty: bool) -> None:
+    kubectl sends the window's size and the user's keys independently of each other. So the shell shows its
+    first prompt only when it has `sizes` sizes.
+    """
+
+    def __init__(self, *, is_tty: bool, sizes: int) -> None:
         self._is_tty = is_tty
+        self._missing = sizes
         self._line = b""
         self._size = (0, 0)
         self.code: int | None = None
 
-    @property
-    def prompt(self) -> bytes:
-        """The first output. Until it arrives, the client's own terminal may echo the user's input."""
-        return b"$ " if self._is_tty else b""
+    def resize(self, message: bytes) -> bytes:
+        """Store the new size of the client's window. Returns the output: the first prompt, if it is due.
 
-    def resize(self, message: bytes) -> None:
-        """Store the new size of the client's window."""
+        Until that arrives, the client's own terminal may echo the user's input.
+        """
         size = json.loads(message)
         self._size = size["Height"], size["Width"]
+        self._missing -= 1
+        return b"" if self._missing else b"$ "
 
     def typed(self, data: bytes) -> bytes:
         """The output for this input. Empty input means the end of the input."""
