@@ -9,7 +9,7 @@ import json
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from signal import SIGHUP
 from typing import Any, TypedDict, cast
@@ -76,19 +76,22 @@ def told(daemon: Daemon) -> dict[str, Told]:
 async def settled(daemon: Daemon, *gateways: str) -> dict[str, Told]:
     """Wait until each of these gateways (by default all) was dialled once. Returns `told`."""
 
+    found: dict[str, Told] = {}
+
     def is_settled() -> bool:
+        found.update(told(daemon))
         return all(
             entry["state"] != "connecting"
-            for name, entry in told(daemon).items()
+            for name, entry in found.items()
             if not gateways or name in gateways
         )
 
     await asyncio.to_thread(daemon.wait_for, "every gateway dialled once", is_settled)
-    return told(daemon)
+    return found
 
 
 async def connect(
-    port: int, certificates: Certificates, *, seconds: float = 20.0
+    port: int, certificates: Certificates, *, seconds: float = 60.0
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A TLS connection to a mapped port. Raises OSError, TimeoutError."""
     context = ssl.create_default_context(cafile=certificates.ca)
@@ -103,7 +106,7 @@ async def ask(
     writer: asyncio.StreamWriter,
     path: str = "/healthz",
     *,
-    seconds: float = 20.0,
+    seconds: float = 60.0,
 ) -> int:
     """The status code of one more request on that connection. Raises OSError, EOFError, TimeoutError."""
     async with asyncio.timeout(seconds):
@@ -113,7 +116,7 @@ async def ask(
         return int(head.split()[1])
 
 
-async def get(port: int, certificates: Certificates, path: str = "/healthz", *, seconds: float = 20.0) -> int:
+async def get(port: int, certificates: Certificates, path: str = "/healthz", *, seconds: float = 60.0) -> int:
     """The status code of one request through a mapped port. Raises OSError, EOFError, TimeoutError."""
     async with asyncio.timeout(seconds):
         reader, writer = await connect(port, certificates)
@@ -125,12 +128,16 @@ async def get(port: int, certificates: Certificates, path: str = "/healthz", *, 
 
 def connections(pid: int) -> list[tuple[int, int]]:
     """The established TCP connections of a process: (local port, remote port)."""
-    links = (link for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink())
-    inodes = {str(link.readlink()).removeprefix("socket:[").removesuffix("]") for link in links}
+    inodes: set[str] = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # the process has closed it since
+            inodes.add(str(link.readlink()).removeprefix("socket:[").removesuffix("]"))
     rows = (row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:])
-    found = (row[1:3] for row in rows if row[9] in inodes and row[3] == "01")
+    # By inode: if the table changes while it is read, a row may come twice.
+    found = {row[9]: row[1:3] for row in rows if row[9] in inodes and row[3] == "01"}
     return sorted(
-        (int(local.partition(":")[2], 16), int(remote.partition(":")[2], 16)) for local, remote in found
+        (int(local.partition(":")[2], 16), int(remote.partition(":")[2], 16))
+        for local, remote in found.values()
     )
 
 

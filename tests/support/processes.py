@@ -41,7 +41,7 @@ def command(pid: int) -> str:
     """The command line of the process; its name if it is a zombie, empty if there is no such process."""
     with suppress(OSError):
         folder = Path(f"/proc/{pid}")
-        return (folder / "cmdline").read_text().replace("\0", " ").strip() or (
+        return (folder / "cmdline").read_text(errors="replace").replace("\0", " ").strip() or (
             folder / "comm"
-        ).read_text().strip()
+        ).read_text(errors="replace").strip()
     return ""
