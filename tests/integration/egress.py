@@ -71,7 +71,7 @@ def running(
 ) -> Iterator[Daemon]:
     """A daemon with a configuration of the page. Its machine can resolve the node's name.
 
-    `host_key` is the key in known_hosts, by default the node's.
+    `host_key` is the key in known_hosts, by default the node's. Otherwise this waits for a link.
     """
     known_hosts = folder / "known_hosts"
     known_hosts.write_text(f"{node.host},{NODE} {public(host_key or node.host_key)}\n")
@@ -90,4 +90,6 @@ def running(
         sections={**sections, "limits": {"hold_timeout": "1s"}},
         wrapper=("unshare", "--mount", "sh", "-ec", _KNOWS_NODES, str(node.hosts)),
     ) as daemon:
+        if host_key is None:
+            daemon.wait_for("a link", lambda: daemon.metric("kubemux_gateway_links") > 0)
         yield daemon

@@ -170,5 +170,7 @@ def jumping(
             expected_errors=expected_errors,
             environment=environment,
         ) as daemon:
+            # Otherwise a client may come before them, and is held for `hold_timeout` at most.
+            daemon.wait_for("both links", lambda: daemon.metric("kubemux_gateway_links") == 2)
             daemon.wait_up(*clusters, up=False)  # until the last probe has ended
             yield Jumping(daemon, files, desk, sshd, plane)

@@ -108,6 +108,7 @@ async def bed(sshd: Sshd, tmp_path: Path) -> AsyncIterator[Bed]:
             entries={"proxy": {"listen": str(proxy)}},
             routes=routes,
         ) as daemon:
+            await wait_for_log(daemon, "link up")  # a client that comes before is held for 5 s at most
             yield Bed(daemon, proxy, closed)
 
 
@@ -176,19 +177,24 @@ async def test_every_failure_is_answered_in_time(sshd: Sshd, tmp_path: Path, sta
     silent = [stack.enter_context(deaf()) for _ in range(2)]
     clusters: Sections = {
         "refused": {"gateway": "edge", "api_servers": [f"127.0.0.1:{refused}"]},
-        "lost": {"gateway": "edge", "api_servers": silent},
+        "lost": {"gateway": "impatient", "api_servers": silent},
         "down": {"gateway": "gone", "api_servers": ["127.0.0.1:1"]},
     }
-    edge, gone = gateway(sshd, connect_timeout="3s"), gateway(sshd, port=free_port())
+    gateways: Sections = {
+        "edge": gateway(sshd),
+        "impatient": gateway(sshd, connect_timeout="2s"),
+        "gone": gateway(sshd, port=free_port()),
+    }
     async with running(
         tmp_path / "daemon",
-        gateways={"edge": edge, "gone": gone},
+        gateways=gateways,
         clusters=clusters,
         entries={"proxy": {"listen": str(proxy)}},
         limits={"hold_timeout": "300ms"},
     ) as daemon:
-        # Shorter, and on a busy machine the first client is refused.
-        await wait_for_log(daemon, "link up", gateway="edge")
+        for name in ("edge", "impatient"):
+            await wait_for_log(daemon, "link up", gateway=name)
+        await wait_for_log(daemon, "gateway dial failed", gateway="gone")
         status, _ = await ask(proxy, "refused:443")
         assert status.startswith("502 kubemux: refused: channel_refused (")
         assert status.endswith(f"could not connect to 127.0.0.1:{refused}: Connection refused)")

@@ -53,6 +53,7 @@ async def start(
     )
     await asyncio.to_thread(daemon.__enter__)
     stack.push_async_callback(asyncio.to_thread, daemon.stop)
+    await eventually("the links", lambda: daemon.metric("kubemux_gateway_links") == 2)
     return daemon, [Endpoint("127.0.0.1", port) for port in ports]
 
 
@@ -141,6 +142,7 @@ async def test_a_stalled_link_holds_writers_within_the_memory(
     )
     await asyncio.to_thread(daemon.__enter__)
     stack.push_async_callback(asyncio.to_thread, daemon.stop)
+    await eventually("the link", lambda: daemon.metric("kubemux_gateway_links") == 1)
     mapped = Endpoint("127.0.0.1", port)
     data = pattern(1_000_000)
     clients = [await asyncio.open_connection(*mapped) for _ in range(100)]
@@ -156,7 +158,7 @@ async def test_a_stalled_link_holds_writers_within_the_memory(
         writer.write_eof()
         return await reader.read()
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         uploads = asyncio.gather(*(upload(*client) for client in clients))
         await eventually("writers pause", lambda: daemon.metric("kubemux_paused_relays") >= 90)
         assert rss(daemon) - before <= MEMORY

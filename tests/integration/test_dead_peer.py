@@ -33,10 +33,9 @@ async def test_a_pulled_cable_is_noticed_by_unacknowledged_data(far: FarSshd, tm
         port = free_port()
         # The far machine's sshd stands in for an API server: it sends its version line to each client.
         clusters = {"far": cluster(port, Endpoint(far.host, far.port), probe={"interval": "10m"})}
-        edge = gateway(
-            far, keepalive={"interval": "2s", "max_missed": 2}, connect_timeout="1s", connections=1
-        )
+        edge = gateway(far, keepalive={"interval": "2s", "max_missed": 2}, connections=1)
         with Daemon(tmp_path / "daemon", gateways={"edge": edge}, clusters=clusters) as daemon:
+            daemon.wait_for("a link", lambda: daemon.metric("kubemux_gateway_links") == 1)
             with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
                 assert client.recv(4, socket.MSG_WAITALL) == b"SSH-"
                 far.pull()

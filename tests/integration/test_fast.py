@@ -59,7 +59,7 @@ async def test_clients_are_reset_with_their_link_and_new_ones_wait(sshd: Sshd, t
             assert count == 2 * CLIENTS
 
     async with Echo() as echo:
-        sections = {"limits": {"hold_timeout": "30s", "max_connections": CLIENTS, "drain_timeout": "0s"}}
+        sections = {"limits": {"hold_timeout": "5m", "max_connections": CLIENTS, "drain_timeout": "0s"}}
         clusters = {"one": cluster(port, echo.endpoint, probe={"interval": "10m"})}
         daemon = Daemon(
             tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters, sections=sections
