@@ -75,7 +75,8 @@ async def match_exec(scene: Scene) -> AsyncIterator[None]:
     scene.section = {"ssh_config": str(path), "host": "edge-NUMBER.test", "port": None}
     scene.said = f"ssh_config {path}"
     yield
-    assert pause not in _commands()
+    # kubemux has killed them, but the kernel may not have ended all of them yet.
+    await asyncio.to_thread(_eventually, lambda: pause not in _commands())
 
 
 @asynccontextmanager
@@ -193,7 +194,8 @@ async def test_a_hanging_call_delays_no_other(
             assert time.monotonic() - began < AT_ONCE_S, arguments
         await wait_up(daemon, "prod")
         assert (await asyncio.to_thread(daemon.get, "/readyz"))[0] == 200
-        assert _threads(daemon.pid) <= 1 + count * THREADS + 2, "the number of blocked threads is bounded"
+        # More threads may run for a moment. Blocked ones do not end.
+        await asyncio.to_thread(_eventually, lambda: _threads(daemon.pid) <= 1 + count * THREADS + 2)
         began = time.monotonic()
         await asyncio.to_thread(daemon.stop)
         assert time.monotonic() - began < AT_ONCE_S
@@ -277,7 +279,7 @@ def test_sigterm_ends_a_reload_that_hangs(sshd: Sshd, tmp_path: Path, disk: tupl
         daemon.signal(signal.SIGHUP)
         with stopped_reader(daemon):
             daemon.stop()
-            assert not _readers(daemon), "the reader's process is ended"
+            _eventually(lambda: not _readers(daemon))
 
 
 def test_a_configuration_that_hangs_is_named_and_the_daemon_goes_on(
@@ -319,7 +321,7 @@ def _readers(daemon: Daemon) -> list[int]:
     return [pid for pid, line in lines.items() if "proxy.config.apart" in line and str(daemon.config) in line]
 
 
-def _eventually(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
+def _eventually(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
