@@ -65,4 +65,4 @@ def prometheus(folder: Path, config: Mapping[str, object]) -> Iterator[Prometheu
             yield Prometheus(port)
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)

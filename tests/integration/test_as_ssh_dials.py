@@ -109,12 +109,11 @@ async def ssh_agent(world: World) -> AsyncIterator[None]:
     ssh_config names.
     """
     process = await asyncio.create_subprocess_exec(
-        find("ssh-agent") or "ssh-agent", "-D", "-a", str(world.agent), stdout=asyncio.subprocess.DEVNULL
+        find("ssh-agent") or "ssh-agent", "-D", "-a", str(world.agent), stdout=asyncio.subprocess.PIPE
     )
     try:
-        while not world.agent.is_socket():
-            assert process.returncode is None
-            await asyncio.sleep(0.01)
+        assert process.stdout
+        await process.stdout.readline()  # the agent prints its socket's path when it listens
         async with asyncssh.connect_agent(str(world.agent)) as agent:
             await agent.add_keys(
                 [str(world.public.with_suffix("")), asyncssh.generate_private_key("ssh-ed25519")]
@@ -123,7 +122,7 @@ async def ssh_agent(world: World) -> AsyncIterator[None]:
         yield
     finally:
         process.terminate()
-        await process.wait()
+        await process.communicate()
 
 
 async def as_ssh(world: World, stub: SshStub, drawn: Drawn, file: Path) -> Tried:
@@ -146,7 +145,9 @@ async def as_ssh(world: World, stub: SshStub, drawn: Drawn, file: Path) -> Tried
 
 
 async def as_kubemux(world: World, stub: SshStub, drawn: Drawn, file: Path) -> Tried:
-    config = GatewayConfig(host=ALIAS, ssh_config=file, user=drawn.user, port=drawn.port)
+    config = GatewayConfig(
+        host=ALIAS, ssh_config=file, user=drawn.user, port=drawn.port, connect_timeout=60.0
+    )
     found = await failure(config)
     said = f"{'unusable: ' if isinstance(found, CredentialsUnusable) else ''}{found}"
     return _tried(world, stub, said)

@@ -47,7 +47,7 @@ def add_to_agent(agent: Path, key: Path) -> None:
         ["ssh-add", "-q", key],
         check=True,
         capture_output=True,
-        timeout=10,
+        timeout=60,
         env=os.environ | {"SSH_AUTH_SOCK": str(agent)},
     )
 

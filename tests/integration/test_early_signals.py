@@ -22,7 +22,7 @@ def reading(tmp_path: Path) -> Iterator[Daemon]:
     clusters = {f"c{n}": cluster(free_port(), via="direct", api_servers=["127.0.0.1:1"]) for n in range(10)}
     daemon = Daemon(tmp_path, gateways={}, clusters=clusters, executes=True)
     daemon.spawn()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not is_reading(daemon):
         assert time.monotonic() < deadline, daemon.log()
         time.sleep(0.001)

@@ -244,7 +244,7 @@ def test_a_lost_link_ends_clients_and_its_reason_reaches_the_next(
         assert next_line(logs) == "started\n"
         node.stop()
         terminal.end()
-        logs.wait(timeout=30)
+        logs.wait(timeout=SECONDS)
 
     def cut() -> list[object]:
         closed = daemon.events("connection closed")

@@ -350,7 +350,7 @@ def hash_all(path: Path) -> None:
 
 def ssh(path: Path) -> bool:
     """Whether ssh(1) accepts the server's host key."""
-    done = subprocess.run(["ssh", "-F", path, "edge", "true"], capture_output=True, timeout=20, check=False)
+    done = subprocess.run(["ssh", "-F", path, "edge", "true"], capture_output=True, timeout=60, check=False)
     return done.returncode == 0
 
 
@@ -375,7 +375,7 @@ async def test_kubemux_trusts_the_same_servers_as_ssh(scene: Scene) -> None:
     async def tried(case: Case) -> tuple[str, bool]:
         async with at_once:
             path = await asyncio.to_thread(scene.config, case)
-            ours = await reason(GatewayConfig(host="edge", ssh_config=path))
+            ours = await reason(GatewayConfig(host="edge", ssh_config=path, connect_timeout=60.0))
             return ours, await asyncio.to_thread(ssh, path)
 
     found = await asyncio.gather(*map(tried, CASES.values()))

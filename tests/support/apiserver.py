@@ -23,7 +23,7 @@ from proxy.runtime.endpoint import Endpoint
 from tests.support.ports import free_port
 from tests.support.tls import Certificates
 
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0
 
 
 def asset(program: str) -> Path:

@@ -57,7 +57,7 @@ class Source(Server):
         await reader.read()
 
 
-async def exchange(endpoint: Endpoint, data: bytes, *, seconds: float = 30.0) -> bytes:
+async def exchange(endpoint: Endpoint, data: bytes, *, seconds: float = 60.0) -> bytes:
     """Send `data` and EOF, return everything that comes back until the peer's EOF.
 
     Raises OSError, TimeoutError.
