@@ -135,12 +135,24 @@ class SshBed:
         return [*words, "-i", str(key or "/dev/null"), HOST, *args]
 
     async def ssh(
-        self, key: Path | None, *args: str, user: str = "somebody", port: int | None = None
+        self,
+        key: Path | None,
+        *args: str,
+        user: str = "somebody",
+        port: int | None = None,
+        is_login: bool = True,
     ) -> Ended:
-        """Run OpenSSH's client until it ends by itself. `port` can be the port of a relay."""
+        """Run OpenSSH's client until it ends by itself. `port` can be the port of a relay.
+
+        If it `is_login`, wait also until the server has counted its connection: it counts a refused client
+        when it sees the client's end, which may be later than we see it.
+        """
+        before = self.record.results.total()
         process = await self.start(key, *args, user=user, port=port)
         async with asyncio.timeout(WAIT_S):
             _, said = await process.communicate()
+            while is_login and self.record.results.total() == before:
+                await asyncio.sleep(0.01)
         assert process.returncode is not None
         return Ended(process.returncode, said.decode())
 

@@ -59,7 +59,8 @@ async def test_a_site_without_its_last_forward_is_away_until_it_asks_again(
         async with watched(tmp_path / "bed") as (one, bed), Echo() as echo:
 
             async def order(what: str, forward: str) -> None:
-                done = await bed.ssh(bed.factory, *control, "-O", what, "-R", forward)
+                words = (*control, "-O", what, "-R", forward)
+                done = await bed.ssh(bed.factory, *words, is_login=False)
                 assert done.code == 0, done.said
 
             permit = (Match.parse(str(echo.endpoint)),)
