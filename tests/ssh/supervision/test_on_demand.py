@@ -56,7 +56,7 @@ def idle_for(gateway: Watched, seconds: float) -> None:
 
 
 async def test_the_first_client_dials_and_the_end_of_the_last_closes(sshd: Sshd) -> None:
-    config = config_for(sshd, dial="on_demand", idle_timeout="1m")
+    config = config_for(sshd, dial="on_demand", idle_timeout="1h")
     async with Echo() as server, started(config) as gateway:
         gateway.sample()
         assert (state(gateway), gateway.links, connected(gateway)) == (GatewayState.IDLE, 0, None)
@@ -67,15 +67,15 @@ async def test_the_first_client_dials_and_the_end_of_the_last_closes(sshd: Sshd)
         assert gateway.metric("gateway_connects_total", result="ok") == 1, (
             "all clients waited for the same dial"
         )
-        idle_for(gateway, 3600)
+        idle_for(gateway, 7200)
         assert gateway.links == 1, "the link stays while there are clients"
         for one in channels:
             one.abort()
         await until(lambda: gateway.channels == 0)
         gateway.sample()
-        idle_for(gateway, 59)
+        idle_for(gateway, 1800)
         assert gateway.links == 1
-        idle_for(gateway, 60)
+        idle_for(gateway, 3600)
         assert (state(gateway), gateway.links, connected(gateway)) == (GatewayState.IDLE, 0, None)
         assert gateway.snapshot().reason == ""
         await until(lambda: not gateway.snapshot().retiring)
@@ -159,7 +159,7 @@ async def test_a_client_waits_for_connect_timeout_and_no_longer(sshd: Sshd) -> N
     """The dial continues, and the next client uses its link."""
     async with (
         Echo() as server,
-        started(config_for(sshd, dial="on_demand", connect_timeout="20s")) as gateway,
+        started(config_for(sshd, dial="on_demand", connect_timeout="60s")) as gateway,
     ):
         await asyncio.to_thread(sshd.pause)
         try:
@@ -170,7 +170,7 @@ async def test_a_client_waits_for_connect_timeout_and_no_longer(sshd: Sshd) -> N
         finally:
             await asyncio.to_thread(sshd.resume)
         await gateway.until(lambda: gateway.links == 1)
-        gateway.config = gateway.config.model_copy(update={"connect_timeout": 20.0})
+        gateway.config = gateway.config.model_copy(update={"connect_timeout": 60.0})
         (await channel(gateway, server.endpoint)).abort()
         assert gateway.metric("gateway_connects_total", result="ok") == 1
 
@@ -248,6 +248,7 @@ async def test_a_link_that_is_kept_unused_still_gets_keepalives(sshd: Sshd) -> N
     async with Echo() as server, started(config) as gateway:
         (await channel(gateway, server.endpoint)).abort()
         await until(lambda: gateway.channels == 0)
+        dials = gateway.metric("gateway_connects_total", result="ok")
         frozen = await asyncio.to_thread(sshd.sessions)
         await asyncio.to_thread(sshd.signal_sessions, signal.SIGSTOP, frozen)
         try:
@@ -255,7 +256,7 @@ async def test_a_link_that_is_kept_unused_still_gets_keepalives(sshd: Sshd) -> N
             gateway.sample()
             assert (state(gateway), gateway.snapshot().reason) == (GatewayState.IDLE, "")
             (await channel(gateway, server.endpoint)).abort()
-            assert gateway.metric("gateway_connects_total", result="ok") == 2
+            assert gateway.metric("gateway_connects_total", result="ok") == dials + 1
         finally:
             await asyncio.to_thread(sshd.signal_sessions, signal.SIGCONT, frozen)
 
@@ -291,7 +292,8 @@ async def test_an_old_link_is_replaced_for_clients_alone(sshd: Sshd) -> None:
         await gateway.until(lambda: gateway.metric("gateway_reconnects_total", reason="replaced") >= 1)
         one.abort()
         await until(lambda: not gateway.snapshot().retiring and gateway.channels == 0)
-        await until(lambda: bool(gateway._links.stale))
+        # A dial for the client that has left may still be under way.
+        await until(lambda: bool(gateway._links.stale) and gateway.unused > 0)
         gateway.sample()
         assert gateway.links == 0
 

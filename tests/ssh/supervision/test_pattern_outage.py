@@ -55,6 +55,19 @@ async def dialling(pattern: Pattern, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
+def dials(pattern: Pattern) -> float:
+    """How many dials have ended. A server that ends a connection at once is unreachable or fails in the
+    handshake: that depends on what the dial has done before.
+    """
+    pattern.sample()
+    return sum(
+        one.value
+        for family in pattern.registry.collect()
+        for one in family.samples
+        if one.name == "kubemux_gateway_connects_total"
+    )
+
+
 def own_tasks(before: set[asyncio.Task[object]]) -> list[asyncio.Task[object]]:
     return [task for task in asyncio.all_tasks() - before if "nodes" in task.get_name()]
 
@@ -89,4 +102,4 @@ async def test_an_outage_causes_at_most_max_hosts_dials(config: GatewayConfig) -
             await pattern._tasks.wait()
             assert (len(pattern._hosts), own_tasks(before), pattern.budget.used) == (0, [], 0)
             assert pattern.metric("gateway_backoff_seconds") == 0
-            assert pattern.metric("gateway_connects_total", result="unreachable") == MOST + len(others)
+            assert dials(pattern) == MOST + len(others)
