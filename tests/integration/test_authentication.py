@@ -72,7 +72,7 @@ async def test_an_agents_keys_that_identityfile_names_come_first(
     public.write_bytes(sshd.identity.with_suffix(".pub").read_bytes())
     ssh_config = tmp_path / "ssh_config"
     ssh_config.write_text(f"IdentityAgent {agent}\nIdentityFile {public}\n")
-    config = config_for(sshd, identity_files=[], ssh_config=str(ssh_config))
+    config = config_for(sshd, identity_files=[], ssh_config=str(ssh_config), connect_timeout="60s")
     async with dialled(config):
         pass
     ssh_config.write_text(f"IdentityAgent {agent}\n")

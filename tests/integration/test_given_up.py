@@ -107,7 +107,7 @@ async def test_a_client_that_comes_before_hold_timeout_is_held(
     edge, port = sshd_factory(), free_port()
     async with Https(certificates) as server:
         clusters = {"one": cluster(port, server.endpoint, ca=certificates.ca, probe=PROBE)}
-        limits = {"hold_timeout": "60s"}
+        limits = {"hold_timeout": "5m"}
         async with running(
             tmp_path / "daemon", gateways={"edge": gateway(edge)}, clusters=clusters, limits=limits
         ) as daemon:

@@ -394,5 +394,5 @@ async def test_a_link_local_address_keeps_its_interface(tmp_path: Path) -> None:
         known_hosts = tmp_path / "known_hosts"
         for name, expected in ((address, ""), (address.partition("%")[0], "host_key_unknown")):
             known_hosts.write_text(f"[{name}]:{sshd.port} {ssh_keys.public(sshd.host_key)}\n")
-            config = config_for(sshd, host=address, known_hosts=[str(known_hosts)])
+            config = config_for(sshd, host=address, known_hosts=[str(known_hosts)], connect_timeout="60s")
             assert await reason(config) == expected
