@@ -26,7 +26,7 @@ from tests.support.files import whole_lines
 from tests.support.https import Answer, Https
 from tests.support.parts import find
 from tests.support.ports import free_port
-from tests.support.serving import closed
+from tests.support.serving import closed, send
 from tests.support.sshd import Sshd, SshdFactory
 from tests.support.tls import Certificates
 
@@ -327,6 +327,20 @@ async def test_a_path_that_was_rebooted_answers_the_next_bytes_with_a_reset() ->
             await reader.read()
         await closed(writer)
         assert await exchange(path.endpoint, b"a new connection") == b"a new connection"
+
+
+async def test_a_client_that_was_reset_before_it_sends_learns_of_it_when_it_reads() -> None:
+    async with Echo() as echo:
+        reader, writer = await asyncio.open_connection(*echo.endpoint)
+        await echo.wait_accepted(1)
+        await echo.disconnect(hard=True)
+        async with asyncio.timeout(60):
+            while not writer.is_closing():
+                await asyncio.sleep(0.01)
+        send(writer, b"too late")
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        await closed(writer)
 
 
 async def test_sshd_takes_another_host_key_other_users_and_keywords(sshd: Sshd) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.support.serving import closed
+from tests.support.serving import closed, send
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -81,7 +81,7 @@ class Proxy(Entry):
 
     async def ask(self) -> Streams:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        writer.write(f"CONNECT {self.cluster}:443 HTTP/1.1\r\n\r\n".encode())
+        send(writer, f"CONNECT {self.cluster}:443 HTTP/1.1\r\n\r\n".encode())
         return reader, writer
 
 
@@ -94,7 +94,7 @@ class Egress(Entry):
 
     async def ask(self) -> Streams:
         reader, writer = await asyncio.open_unix_connection(self.socket)
-        writer.write(f"CONNECT {self.node}:10250 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        send(writer, f"CONNECT {self.node}:10250 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
         return reader, writer
 
 

@@ -20,6 +20,7 @@ from tests.integration.test_life import kubemux
 from tests.support.daemon import Daemon, Sections
 from tests.support.echo import Echo, pattern
 from tests.support.ports import free_port
+from tests.support.serving import send
 from tests.support.sshd import Sshd
 
 ME = f"uid:{os.getuid()}"
@@ -38,7 +39,7 @@ async def ask(proxy: Endpoint, host: str, payload: bytes = b"") -> tuple[str, by
     """Send CONNECT. Returns the status line, and after 200 what comes back for `payload`."""
     async with asyncio.timeout(60):
         reader, writer = await asyncio.open_connection(*proxy)
-        writer.write(f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() + payload)
+        send(writer, f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() + payload)
         head = (await reader.readuntil(b"\r\n\r\n")).decode("ascii")
         status = head.partition("\r\n")[0].removeprefix("HTTP/1.1 ")
         try:

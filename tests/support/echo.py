@@ -8,7 +8,7 @@ import random
 from functools import lru_cache
 
 from proxy.runtime.endpoint import Endpoint
-from tests.support.serving import Server, closed
+from tests.support.serving import Server, closed, send
 
 CHUNK = 64 << 10
 
@@ -65,12 +65,13 @@ async def exchange(endpoint: Endpoint, data: bytes, *, seconds: float = 60.0) ->
     async with asyncio.timeout(seconds):
         reader, writer = await asyncio.open_connection(*endpoint)
 
-        async def send() -> None:
-            writer.write(data)
+        async def say() -> None:
+            send(writer, data)
             await writer.drain()
-            writer.write_eof()
+            if not writer.is_closing():
+                writer.write_eof()
 
         try:
-            return (await asyncio.gather(reader.read(), send()))[0]
+            return (await asyncio.gather(reader.read(), say()))[0]
         finally:
             await closed(writer)

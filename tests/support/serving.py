@@ -23,6 +23,12 @@ def reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
+def send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Write, unless the peer has reset the connection. Then the next read raises ConnectionResetError."""
+    if not writer.is_closing():  # otherwise uvloop raises RuntimeError
+        writer.write(data)
+
+
 async def closed(writer: asyncio.StreamWriter) -> None:
     """Close, and wait until the socket is closed."""
     writer.transport.abort()
@@ -127,5 +133,9 @@ class Server:
             await writer.wait_closed()
         except (OSError, asyncio.CancelledError):
             pass  # the client left or `disconnect` was called: both are normal ends
+        except RuntimeError:
+            if not writer.is_closing():
+                raise
+            # The client has reset the connection, and uvloop raises this for a write after that.
         finally:
             await closed(writer)
