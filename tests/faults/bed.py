@@ -41,7 +41,7 @@ from tests.support.tls import Certificates
 
 PROBE: Final[Sections] = {"interval": "600ms", "timeout": "1s"}
 SELDOM: Final[Sections] = {"interval": "1h", "timeout": "1s"}
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 40.0
 CLUSTERS: Final = ("prod", "stage", "far")
 
 
@@ -284,16 +284,15 @@ class Bed:
         """`Daemon.wait_for` in a thread, so that the loads go on."""
         await asyncio.to_thread(self.daemon.wait_for, what, condition, seconds=seconds)  # type: ignore[arg-type]
 
-    async def wait_reason(self, reason: str) -> None:
-        """Wait until `status` shows this reason beside edge, or the log has it.
+    async def wait_reason(self, reason: str, *, of: str = "edge") -> None:
+        """Wait until `status` shows this reason beside that gateway, or the log has it.
 
         On a busy machine the next dial may have ended before anybody reads `status`.
         """
 
         def is_told() -> bool:
-            return told(self.daemon)["edge"]["reason"] == reason or any(
-                (entry.get("gateway"), entry.get("reason")) == ("edge", reason)
-                for entry in self.daemon.events()
+            return told(self.daemon)[of]["reason"] == reason or any(
+                (entry.get("gateway"), entry.get("reason")) == (of, reason) for entry in self.daemon.events()
             )
 
         await self.wait_for(f"status says {reason}", is_told)

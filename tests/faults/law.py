@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -132,6 +132,22 @@ class Counts:
             for s in self._samples
             if s.name == f"kubemux_{name}" and labels.items() <= s.labels.items() and s.value
         )
+
+
+async def agreed(agree: Callable[[], None]) -> None:
+    """Call `agree` in a thread again and again until it raises no AssertionError.
+
+    The daemon may accept a client a moment after that has left. And a link may be lost after the metrics were
+    read, and before the log is.
+    """
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        try:
+            return await asyncio.to_thread(agree)
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.1)
 
 
 def agree_on_clients(counts: Counts, by: By, made: Mapping[str, int]) -> None:

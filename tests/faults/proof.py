@@ -10,7 +10,7 @@ from typing import Final
 
 from tests.faults.bed import CLUSTERS, Bed
 from tests.faults.client import Saw
-from tests.faults.law import Counts, agree_on_clients, agree_on_links, returned, settled
+from tests.faults.law import Counts, agree_on_clients, agree_on_links, agreed, returned, settled
 from tests.faults.load import Load, eventually
 from tests.faults.row import LEAVING, LONG_S, NOTHING, Hits, Row, nothing
 from tests.support.tls import Certificates
@@ -66,7 +66,7 @@ async def prove(row: Row, folder: Path, certificates: Certificates, *, plane: st
         await returned(before, bed.daemon, *bed.ends.values())
         await bed.wait_let_go()
         if not row.restarts:
-            _agree(bed, loads, await asyncio.to_thread(Counts, bed.daemon))
+            await agreed(lambda: _agree(bed, loads))
         others = sum((load.seen for load in spared), Counter[Saw]())
         return Finding(
             row=row.name,
@@ -107,6 +107,8 @@ async def _fault(bed: Bed, loads: dict[str, Load]) -> float | None:
     for name, load in loads.items():
         if not row.clients or row.is_partial or name not in bed.hit:
             await load.wait_served(times=STILL_SERVED)
+    if not row.restarts:
+        await bed.wait_for(f"connections end by {sorted(row.results)}", lambda: _has_met_all(bed))
     if row.mends is not nothing:  # without it, the fault ended when it began
         for load in hit:
             load.expect()
@@ -116,19 +118,29 @@ async def _fault(bed: Bed, loads: dict[str, Load]) -> float | None:
     return min(filter(None, back), default=0.0) if row.clients else None
 
 
-def _agree(bed: Bed, loads: dict[str, Load], counts: Counts) -> None:
-    """Compare the daemon's counters with the row, and with what the clients and the sshds counted."""
-    row = bed.row
+def _results(bed: Bed, counts: Counts) -> dict[str, frozenset[str]]:
+    """The results of the connections of each cluster that have ended."""
+    metric, _, label = bed.row.by.counts
+    return {name: counts.labels(metric, "result", **{label: name}) for name in CLUSTERS}
+
+
+def _has_met_all(bed: Bed) -> bool:
+    """Whether each affected cluster has all results that the row expects; together, if the row is partial."""
+    row, results = bed.row, _results(bed, Counts(bed.daemon))
+    met = [results[name] for name in bed.hit]
+    return all(row.results - row.may <= one for one in ([frozenset().union(*met)] if row.is_partial else met))
+
+
+def _agree(bed: Bed, loads: dict[str, Load]) -> None:
+    """Compare the daemon's counters with the row, and with what the clients and the sshds counted.
+
+    Raises AssertionError.
+    """
+    row, counts = bed.row, Counts(bed.daemon)
     made = {name: load.connected for name, load in loads.items()}
     agree_on_clients(counts, row.by, {**made, "plain": bed.visitors})
-    metric, _, label = row.by.counts
-    ended = {name: counts.labels(metric, "result", **{label: name}) for name in CLUSTERS}
-    for name, results in ended.items():
+    for name, results in _results(bed, counts).items():
         expected = row.results if name in bed.hit else NOTHING
-        met = set().union(*(ended[one] for one in bed.hit)) if row.is_partial else results
-        assert expected - row.may <= met, (
-            f"connections of {name} ended by {sorted(results)}, not by {sorted(expected)}"
-        )
         assert results <= expected | row.may | LEAVING, f"connections of {name} ended by {sorted(results)}"
     lost = counts.labels("gateway_reconnects_total", "reason", gateway="edge")
     wanted = {row.lost} if row.lost else set()

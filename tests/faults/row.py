@@ -79,7 +79,7 @@ class Row:
     clients: frozenset[Saw] = NOTHING
     """What affected clients see: each client at least one of these, and nothing else."""
     may_see: frozenset[Saw] = NOTHING
-    """What those clients may see besides: if an sshd restarts on a busy machine, it may take longer than
+    """What those clients may see besides: on a busy machine, the next link may take longer than
     `hold_timeout`, and then clients are refused.
     """
     is_partial: bool = False
@@ -94,9 +94,9 @@ class Row:
     """Results that are also right, because the result depends on timing."""
     probe: str = ""
     """The result label of the affected clusters' `probes_total`."""
-    patience: float = 20.0
+    patience: float = 40.0
     """Seconds after which a client gives up a request."""
-    within: float = 20.0
+    within: float = 60.0
     """Seconds from the fault's end within which a request must be served; generous, as the
     backoff is random.
     """

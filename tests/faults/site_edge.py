@@ -19,7 +19,7 @@ RIVALS: Final = {
     "keepalive": {"interval": "30s", "max_missed": 2},
 }
 END_S: Final = 60.0
-SPEAKS: Final = ("ServerAliveInterval=1", "ServerAliveCountMax=4", "LogLevel=VERBOSE")
+ALIVE: Final = ("ServerAliveInterval=1", "ServerAliveCountMax=4")
 
 
 class SiteEdge:
@@ -47,7 +47,9 @@ class SiteEdge:
 
     def start(self) -> None:
         """Start another ssh."""
-        options = [word for option in SPEAKS for word in ("-o", option)]
+        # ssh has to notice silence only where a relay can cause it. The daemon may be busy for seconds.
+        spoken = ("LogLevel=VERBOSE", *(ALIVE if self.via else ()))
+        options = [word for option in spoken for word in ("-o", option)]
         command = self.files.command(
             NAME, "-N", "-T", "-E", str(self._log), *options, "-R", f"{NAME}:1080", via=self.via
         )

@@ -13,14 +13,13 @@ import pytest
 
 from tests.faults.bed import Bed
 from tests.faults.row import Hits, Row, Step
-from tests.integration.running import told
 from tests.support.rogue import Rogue
 from tests.support.serving import closed
 
 pytestmark = [pytest.mark.sshd, pytest.mark.gcc]
 
 VISITS: Final = 20
-SERVED_S: Final = 20.0
+SERVED_S: Final = 60.0
 PATIENT: Final = {"keepalive": {"interval": "700ms", "max_missed": 10}}
 """Keys of the gateway beside the hostile one: its link is lost after seven seconds without an answer. A busy
 machine may stop the daemon or an sshd for two.
@@ -77,7 +76,7 @@ async def never_reads(bed: Bed) -> None:
 
 async def never_ends(bed: Bed) -> None:
     await meet(bed, "keys")
-    await bed.wait_for("status says why", lambda: told(bed.daemon)["rogue"]["reason"] == "protocol_error")
+    await bed.wait_reason("protocol_error", of="rogue")
 
 
 async def speaks_late(bed: Bed) -> None:

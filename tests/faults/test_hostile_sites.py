@@ -24,7 +24,7 @@ from tests.support.serving import closed
 
 pytestmark = [pytest.mark.sshd, pytest.mark.gcc]
 
-VISIT_S: Final = 20.0
+VISIT_S: Final = 60.0
 
 
 class RogueSite:

@@ -16,6 +16,7 @@ from typing import Final
 import pytest
 
 from tests.faults.api import Api
+from tests.faults.bed import PATIENCE_S
 from tests.faults.client import Saw, Wrong, classify
 from tests.faults.doors import Answered, Port, Unread
 from tests.faults.law import Holdings
@@ -72,7 +73,7 @@ class Liar(Api):
 async def test_every_client_notices_wrong_bytes(certificates: Certificates) -> None:
     async with (
         Liar(certificates) as server,
-        Load("liar", Port(server.endpoint.port), certificates, patience=5) as load,
+        Load("liar", Port(server.endpoint.port), certificates, patience=PATIENCE_S) as load,
     ):
         await load.wait_seen(frozenset({Saw.WRONG}))
         assert not load.is_unbroken
@@ -81,13 +82,16 @@ async def test_every_client_notices_wrong_bytes(certificates: Certificates) -> N
 async def test_a_load_is_unbroken_until_something_happens(certificates: Certificates) -> None:
     async with (
         Api(certificates) as server,
-        Load("api", Port(server.endpoint.port), certificates, patience=0.5) as load,
+        Load("api", Port(server.endpoint.port), certificates, patience=PATIENCE_S) as load,
     ):
         await load.wait_served(times=3)
         assert load.is_unbroken
         assert load.connected == server.accepted == len(load.clients)
+        load.be_patient(0.5)
+        await load.wait_served(times=2)  # no request has the longer patience any more
         server.answer = Answer.SILENCE
         await load.wait_seen(frozenset({Saw.TIMEOUT}))
+        load.be_patient(PATIENCE_S)
         server.answer = Answer.RESET
         await load.wait_seen(frozenset({Saw.CUT, Saw.RESET}))
         server.answer = Answer.OK

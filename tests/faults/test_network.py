@@ -8,15 +8,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.faults.bed import Bed
-from tests.faults.row import RESET, Row, Step, nothing
+from tests.faults.row import REFUSED, RESET, Row, Step, nothing
+from tests.faults.test_sshd import IMPATIENT, LINK_DOWN, LINK_LOST
 from tests.support.faulty import Direction
 
 pytestmark = pytest.mark.sshd
-
-LINK_LOST = frozenset({"link_lost"})
-LINK_DOWN = frozenset({"link_down"})
-IMPATIENT = {"keepalive": {"interval": "300ms", "max_missed": 2}, "connect_timeout": "600ms"}
-"""Keys for a gateway whose silence kubemux notices after 0.6 s."""
 
 
 async def reset(bed: Bed) -> None:
@@ -77,6 +73,7 @@ def black_hole(name: str, *directions: Direction) -> Row:
         breaks=swallow(*directions),
         mends=flow,
         clients=RESET,
+        may_see=REFUSED,
         gateway="keepalive_timeout",
         lost="keepalive_timeout",
         results=frozenset({"keepalive_timeout"}),

@@ -110,7 +110,10 @@ largest peak has to come before minute 2, whatever the seed: growth after that i
 HOSTILE: Final = [row for row in FAULTS if row.name == "another gateway floods: global requests"]
 """The rows that come next in every soak: a hostile gateway, which clients of the others must not notice."""
 
-DOWN: Final = frozenset({"link_down", "channel_refused", "channel_prohibited", "timeout", "closed"})
+# "credentials_unusable": during a flood, the thread that reads a probe's files may need longer than a second.
+DOWN: Final = frozenset(
+    {"link_down", "channel_refused", "channel_prohibited", "timeout", "closed", "credentials_unusable"}
+)
 EXPLAINED: Final[Mapping[str, frozenset[str]]] = {
     "link lost": frozenset({"link_lost", "keepalive_timeout", "protocol_error"}),
     "gateway dial failed": frozenset(
@@ -121,6 +124,7 @@ EXPLAINED: Final[Mapping[str, frozenset[str]]] = {
             "handshake_failed",
             "host_key_changed",
             "auth_failed",
+            "credentials_unusable",
         }
     ),
     "cluster down": DOWN,
