@@ -270,6 +270,10 @@ async def test_a_request_for_a_drained_route_is_refused_and_counted(bed: Bed) ->
     mine = await bed.served_client("a.mine:1")
     for name, kind, asked in (("apart", "cluster", "apart"), ("mine", "route", "a.mine")):
         draining = asyncio.get_running_loop().create_task(bed.controller.drain(name))
+        graph = bed.daemon.graph
+        async with asyncio.timeout(30):
+            while not (graph.clusters.get(name) or graph.routes[name]).is_drained:
+                await asyncio.sleep(0)
         with capture_logs() as logs:
             said = f"HTTP/1.1 503 kubemux: {asked}: drained ({kind} {name} is drained)"
             assert await bed.refusal(f"{asked}:443") == said

@@ -80,7 +80,7 @@ class Bed:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0)
 
@@ -95,8 +95,10 @@ async def bed() -> AsyncIterator[Bed]:
 
 
 async def test_a_client_waits_for_memory_and_is_served(bed: Bed) -> None:
-    clients = [await bed.client() for _ in range(3)]
-    await until(lambda: len(bed.shared.waiting) == 3)
+    clients = []
+    for count in range(1, 4):
+        clients.append(await bed.client())
+        await until(lambda count=count: len(bed.shared.waiting) == count)  # type: ignore[misc]
     assert bed.cluster.connections.active == 3
 
     bed.budget.release(bed.budget.floor)  # enough for the first

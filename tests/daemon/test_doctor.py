@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 from prometheus_client import CollectorRegistry
 
-from proxy.config.model import ClusterConfig, Config, TlsConfig
+from proxy.config.model import ClusterConfig, Config, ProbeConfig, TlsConfig
 from proxy.daemon.access import Access
 from proxy.daemon.cluster import Cluster
 from proxy.daemon.connections import Shared
@@ -75,6 +75,7 @@ class Both:
             listen=Endpoint("127.0.0.1", 1),
             api_servers=tuple(api_servers),
             tls=TlsConfig(server_name=certificates.server_name, ca_file=certificates.ca),
+            probe=ProbeConfig(interval=600.0, timeout=60.0),
         )
         self.config = Config(version=1, clusters={NAME: settings})
         self.cluster = Cluster(NAME, settings, Direct(), shared)

@@ -86,7 +86,7 @@ async def bed(pki: Pki, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
     token.touch(mode=0o600)
     token.write_text(TOKEN)
     async with ScriptedApi(server_context(pki.good)) as server:
-        config = cluster(server.endpoint, pki.authority.ca.cert, token_file=str(token), timeout="5s")
+        config = cluster(server.endpoint, pki.authority.ca.cert, token_file=str(token), timeout="60s")
         bed = Bed(pki, server, config)
         yield bed
         await bed.discovery.close()
@@ -217,7 +217,8 @@ async def test_a_silent_server_is_given_up(bed: Bed, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(api, "ANSWER_S", 0.2)
     bed.discovery.start()  # the server does not answer the list
     await bed.until(lambda: bed.discovery.snapshot().reason == "timeout")
-    bed.server.answers = [listed(pod("nb-0", "10.1.0.7"))]
+    monkeypatch.setattr(api, "ANSWER_S", 30.0)
+    bed.server.answers = [listed(pod("nb-0", "10.1.0.7"))] * 2  # the first may come too late
     await bed.until_found("10.1.0.7")
 
 
@@ -226,8 +227,16 @@ async def test_a_watch_that_goes_silent_is_renewed(bed: Bed, monkeypatch: pytest
     connection.
     """
     monkeypatch.setattr(discovery, "WATCH_S", 0)
-    monkeypatch.setattr(discovery, "ANSWER_S", 0.5)
-    bed.server.answers = [listed(pod("nb-0", "10.1.0.7")), Watched(), Watched(LINE)]
+
+    def lasting(seconds: float, watched: Watched) -> Answer:
+        async def answer(writer: asyncio.StreamWriter) -> None:
+            monkeypatch.setattr(discovery, "ANSWER_S", seconds)
+            await watched(writer)
+
+        return answer
+
+    silent, spoken = lasting(0.2, Watched()), lasting(30.0, Watched(LINE))
+    bed.server.answers = [listed(pod("nb-0", "10.1.0.7")), silent, spoken]
     bed.discovery.start()
     await bed.until_found("10.1.0.9")
     assert bed.server.asked[2]["resourceVersion"] == "100"
