@@ -92,7 +92,6 @@ class _Attempt:
         self._config = config
         self._contexts = contexts
         self._place = place
-        self._started = time.monotonic()
         self._steps: list[tuple[Stage, float]] = []
         self._expiries: tuple[tuple[str, float], ...] = ()
         self.server = config.api_servers[0]
@@ -146,7 +145,7 @@ class _Attempt:
             result=result,
             message=message,
             hint=result.hint if hint is None else hint,
-            seconds=self.seconds,
+            seconds=now - self._steps[0][1],
             stage=self._steps[-1][0],
             status=status,
             expiries=self._expiries,
@@ -156,7 +155,7 @@ class _Attempt:
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self._started
+        return time.monotonic() - self._steps[0][1]
 
     @property
     def awaited(self) -> str:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from proxy.config.model import DIRECT, ClusterConfig, ProbeConfig, TlsConfig
 from proxy.config.reading import read
+from proxy.health.tls import Contexts, Identity
 from proxy.relay.probing import Dialled
+from proxy.runtime.blocking import Place
 from proxy.runtime.endpoint import Endpoint
 from tests.support.serving import Server
 from tests.support.tls import Authority, Issued
@@ -85,6 +87,23 @@ async def silence(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -
     await reader.read()
 
 
+class ReadBefore(Contexts):
+    """The files of one cluster, read before a probe with a short deadline: it waits for no thread."""
+
+    def __init__(self, files: tuple[Identity, str | None]) -> None:
+        super().__init__()
+        self._files = files
+
+    @classmethod
+    async def of(cls, config: ClusterConfig) -> ReadBefore:
+        patient = config.probe.model_copy(update={"timeout": 60.0})
+        return cls(await Contexts().load(config.model_copy(update={"probe": patient})))
+
+    async def load(self, config: ClusterConfig, place: Place | None = None) -> tuple[Identity, str | None]:
+        del config, place
+        return self._files
+
+
 class Dialer:
     """A `Dial`: plain TCP to `endpoint`."""
 
@@ -112,11 +131,11 @@ class Dialer:
 def cluster(
     endpoint: Endpoint, ca: Path | None, *, name: str | None = "kubernetes", **probe: object
 ) -> ClusterConfig:
-    """A cluster at `endpoint`, probed as `probe` says."""
+    """A cluster at `endpoint`, probed as `probe` says. A busy machine may stop the server for seconds."""
     return ClusterConfig(
         gateway=DIRECT,
         listen=NOWHERE,
         api_servers=(endpoint,),
         tls=TlsConfig(server_name=name, ca_file=ca),
-        probe=read(ProbeConfig, probe),
+        probe=read(ProbeConfig, {"timeout": "60s", **probe}),
     )

@@ -21,7 +21,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from proxy.config import certificates
-from proxy.config.model import DIRECT, ClusterConfig, TlsConfig
+from proxy.config.model import DIRECT, ClusterConfig, ProbeConfig, TlsConfig
 from proxy.health.anchors import Anchors
 from proxy.health.chain import verify
 from proxy.health.chain_rules import Refused
@@ -57,7 +57,7 @@ def kubectl(folder: Path, server: Endpoint, ca: Path, name: str) -> str:
         program,
         "--kubeconfig",
         kubeconfig,
-        "--request-timeout=20s",
+        "--request-timeout=60s",
         "get",
         "--raw",
         "/healthz",
@@ -67,7 +67,7 @@ def kubectl(folder: Path, server: Endpoint, ca: Path, name: str) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=90,
         env=os.environ | {"HOME": str(folder)},
     )
     assert done.returncode in {0, 1}, done.stderr
@@ -94,7 +94,11 @@ def need_new_kubectl() -> None:
 
 def asked(endpoint: Endpoint, ca: Path, name: str) -> ClusterConfig:
     return ClusterConfig(
-        gateway=DIRECT, listen=NOWHERE, api_servers=(endpoint,), tls=TlsConfig(server_name=name, ca_file=ca)
+        gateway=DIRECT,
+        listen=NOWHERE,
+        api_servers=(endpoint,),
+        tls=TlsConfig(server_name=name, ca_file=ca),
+        probe=ProbeConfig(timeout=60.0),
     )
 
 

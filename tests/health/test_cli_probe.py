@@ -42,6 +42,7 @@ def configured(
         "listen": "127.0.0.1:16443",
         "api_servers": [str(api_server)],
         "tls": {"server_name": "kubernetes", "ca_file": str(ca)},
+        "probe": {"timeout": "60s"},
     }
     config = folder / "config.yaml"
     config.write_text(json.dumps({"version": 1, "gateways": gateways or {}, "clusters": {"prod": cluster}}))

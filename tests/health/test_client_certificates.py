@@ -89,14 +89,14 @@ def kubectl(folder: Path, endpoint: Endpoint, ca: Path, user: dict[str, str]) ->
         find("kubectl") or "",
         "--kubeconfig",
         str(kubeconfig),
-        "--request-timeout=20s",
+        "--request-timeout=60s",
         "get",
         "--raw",
         "/healthz",
     ]
     environment = os.environ | {"HOME": str(folder)}
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, timeout=60
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, timeout=90
     )
     return done.stderr.strip() or "failed" if done.returncode else ""
 
@@ -123,7 +123,9 @@ async def test_a_client_certificate_is_shown_if_kubectl_shows_it(tmp_path: Path,
             listen=NOWHERE,
             api_servers=(endpoint,),
             tls=TlsConfig(server_name=NAME, ca_file=ca),
-            probe=read(ProbeConfig, {"client_cert": str(cert_file), "client_key": str(key_file)}),
+            probe=read(
+                ProbeConfig, {"timeout": "60s", "client_cert": str(cert_file), "client_key": str(key_file)}
+            ),
         )
         outcome = await probe("prod", config, Dialer(endpoint), Contexts())
     assert (not complaint, outcome.result) == (result is Result.OK, result), (complaint, outcome.message)

@@ -286,6 +286,8 @@ async def test_a_blocked_loop_is_measured_and_delays_the_heartbeat() -> None:
     tasks = Tasks("test")
     tasks.spawn(watch_lag(lag, lambda: beats.put_nowait(loop.time()), interval=0.01), name="lag")
     await asyncio.wait_for(beats.get(), 30)
+    while not beats.empty():  # there are more if the machine has stopped this process since
+        beats.get_nowait()
     calm = registry.get_sample_value("kubemux_event_loop_lag_seconds_sum")
     block(0.2)
     assert beats.empty()
