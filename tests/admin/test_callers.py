@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.admin.http import lingering
 from proxy.runtime.endpoint import Endpoint
 from tests.admin.scripted import Daemon, serving
 
@@ -142,11 +143,12 @@ async def test_http_2_without_an_upgrade_is_refused(daemon: Daemon, tmp_path: Pa
 
 @pytest.mark.parametrize("options", [[], ["--http1.0"], ["--head"], ["--http2"], ["-d", "x" * 100_000]])
 async def test_curl_reads_the_metrics_and_may_not_post(
-    daemon: Daemon, tmp_path: Path, options: list[str]
+    daemon: Daemon, tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lingering, "LINGER_S", 60.0)  # curl may be stopped while it still sends
     async with serving(daemon, tmp_path / "s") as endpoint:
-        command = ["curl", "-s", "-w", "%{http_code}", "-m", "10", *options, f"http://{endpoint}/metrics"]
-        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=60, check=False)
+        command = ["curl", "-s", "-w", "%{http_code}", "-m", "60", *options, f"http://{endpoint}/metrics"]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=90, check=False)
     assert done.returncode == 0, done
     assert done.stdout[-3:] == (b"405" if "-d" in options else b"200")
 

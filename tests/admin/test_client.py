@@ -56,22 +56,22 @@ async def test_an_order_returns_the_daemons_result_or_raises_its_error(tmp_path:
     daemon = Daemon()
     async with serving(daemon, tmp_path / "s") as endpoint:
         admin = AdminConfig(listen=endpoint, socket=tmp_path / "s")
-        assert await client.command(admin, CONFIG, "drain", params={"cluster": "a b"}, budget=5) == {
+        assert await client.command(admin, CONFIG, "drain", params={"cluster": "a b"}, budget=60) == {
             "cluster": "a b",
             "cut": 0,
             "drained": ["cluster a b"],
         }
         with pytest.raises(UnknownName, match="no gateway is called 'us-wets'") as unknown:
-            await client.command(admin, CONFIG, "reconnect", params={"gateway": "us-wets"}, budget=5)
+            await client.command(admin, CONFIG, "reconnect", params={"gateway": "us-wets"}, budget=60)
         assert unknown.value.hint == "did you mean 'us-west'? there are: 'eu-edge', 'us-west'"
         daemon.failure = ConfigError(
             "/k.yaml", [Problem(3, "clusters", "bad", "do good"), Problem(0, "", "worse")]
         )
         with pytest.raises(ConfigError) as refused:
-            await client.command(admin, CONFIG, "reload", budget=5)
+            await client.command(admin, CONFIG, "reload", budget=60)
         assert refused.value.render() == daemon.failure.render()
         with pytest.raises(AdminError, match=r"no admin\.socket"):
-            await client.command(AdminConfig(listen=endpoint), CONFIG, "reload", budget=5)
+            await client.command(AdminConfig(listen=endpoint), CONFIG, "reload", budget=60)
 
 
 async def test_without_a_daemon_every_tried_address_is_named(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ async def test_a_user_who_may_not_use_the_socket_gets_the_status_over_tcp(tmp_pa
         with as_somebody_else():
             assert await client.fetch_status(admin, CONFIG) == to_document(DAEMON)
             with pytest.raises(AdminError, match="Permission denied") as caught:
-                await client.command(admin, CONFIG, "reload", budget=5)
+                await client.command(admin, CONFIG, "reload", budget=60)
     assert "sudo" in caught.value.hint
 
 
@@ -203,7 +203,7 @@ async def test_another_program_behind_the_socket_gets_no_order(tmp_path: Path) -
     async with await asyncio.start_unix_server(answer, tmp_path / "s"):
         with pytest.raises(NotKubemux, match="that is not kubemux: HTTP 200") as caught:
             await client.command(
-                AdminConfig(listen=NOWHERE, socket=tmp_path / "s"), CONFIG, "drain", budget=5
+                AdminConfig(listen=NOWHERE, socket=tmp_path / "s"), CONFIG, "drain", budget=60
             )
     assert f"ss -xlp src {tmp_path}/s" in caught.value.hint
     assert asked == [b"GET /status HTTP/1.1\r\n"]
@@ -230,7 +230,7 @@ async def test_a_server_that_hangs_up_once_and_then_answers_as_kubemux_is_no_oth
 
     async with Busy() as busy:
         with pytest.raises(AdminError, match="it hung up without an answer"):
-            await ask(busy.endpoint, "GET", "/status", budget=5)
+            await ask(busy.endpoint, "GET", "/status", budget=60)
         assert busy.accepted == 2
 
 
@@ -267,4 +267,4 @@ async def test_an_answer_that_is_too_long_is_given_up(monkeypatch: pytest.Monkey
     monkeypatch.setattr("proxy.admin.asking.MAX_ANSWER", 1000)
     async with Foreign(OK + b"\r\n" + b"x" * 2000) as other:
         with pytest.raises(NotKubemux):
-            await ask(other.endpoint, "GET", "/status", budget=5)
+            await ask(other.endpoint, "GET", "/status", budget=60)
