@@ -2,7 +2,7 @@
 
 asyncssh's own keepalive measures nothing, and it counts any packet as an answer. So it would keep a link
 whose other direction is dead, as long as events of a watch arrive. It is switched off. Here, if other packets
-arrive, the peer gets one interval more, because its answer may wait behind them.
+arrive, or this process was held up, the peer gets one interval more, because its answer may wait to be read.
 
 The keepalive is all that an idle link costs. So it has one timer, and no task. A client of our SSH server is
 asked nothing at its login: a thousand sites may log in at once, and most of them stay idle for a while.
@@ -45,6 +45,9 @@ BUSY: Final = 64 << 10
 The real answer waits in the queue behind them, on a slow link for longer than the keepalive allows. If one
 direction is dead, full packets end, too, because no credit arrives.
 """
+
+LATE_S: Final = 0.1
+"""If the timer fires later than this, the process was held up, for example by a machine that was paused."""
 
 
 class Keepalive:
@@ -113,6 +116,7 @@ class Keepalive:
         if internals.is_gone(self._conn):
             self._timer = None
             return
+        is_late = self._timer is not None and self._loop.time() - self._timer.when() > LATE_S
         self._timer = self._loop.call_later(self._interval, self._tick)
         bulk = self._plane.bulk
         if not self._is_waiting:
@@ -120,9 +124,11 @@ class Keepalive:
             self._received, self._has_more_time = self._plane.received, False
             self._sent = perf_counter()  # not the loop's clock: it counts milliseconds
             self._ask()
-        elif not self._has_more_time and self._plane.received != self._received:
+        elif not self._has_more_time and (is_late or self._plane.received != self._received):
             self._has_more_time = True
-        elif bulk - self._bulk < BUSY:
+        elif bulk - self._bulk >= BUSY:
+            self._missed = 0
+        else:
             self._missed += 1
             self._on_missed(self._missed)
         self._bulk = bulk

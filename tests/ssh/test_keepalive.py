@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -17,8 +19,11 @@ from structlog.testing import capture_logs
 from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.relay.probing import relayed_socket
 from proxy.runtime.endpoint import Endpoint
-from proxy.ssh.keepalive import BUSY
+from proxy.ssh import link as link_module
+from proxy.ssh.keepalive import BUSY, LATE_S
+from proxy.ssh.link import Link
 from proxy.ssh.login.options import ticks
+from tests.ssh.carried import SECONDS, until
 from tests.ssh.conftest import ORIGIN, config_for, started
 from tests.support import other_servers
 from tests.support.echo import Echo
@@ -30,6 +35,7 @@ pytestmark = pytest.mark.usefixtures("data_plane")
 
 KEEPALIVE: Final[Mapping[str, float]] = {"interval": 0.3, "max_missed": 2}
 HOURLY = KeepaliveConfig(interval=3600, max_missed=2)
+"""No interval ends by itself: the test calls `expire`."""
 IGNORE, UNIMPLEMENTED, GLOBAL_REQUEST = 2, 3, 80
 
 Answer = Callable[[Any, int], None]
@@ -71,17 +77,40 @@ async def answering(
         yield config.model_copy(update={"keepalive": settings})
 
 
+def expire(link: Link) -> None:
+    """The interval ends now."""
+    link._keepalive.stop()
+    link._keepalive._tick()
+
+
+async def expire_late(link: Link) -> None:
+    """The interval ends while the process is held up."""
+    keepalive = link._keepalive
+    keepalive.stop()
+    timer = keepalive._timer = asyncio.get_running_loop().call_later(1e-3, keepalive._tick)
+    time.sleep(2 * LATE_S)  # noqa: ASYNC251 - this is what holds it up
+    await until(lambda: keepalive._timer is not timer)
+
+
+def counting(link: Link, settings: KeepaliveConfig) -> list[int]:
+    """The missed keepalives of the link are counted in this list from now on, and never end it."""
+    missed: list[int] = []
+    link.start(settings, lambda _: None, missed.append)
+    return missed
+
+
 async def test_unimplemented_counts_as_an_answer(tmp_path: Path) -> None:
     """And with `max_missed: 1`, a link whose keepalives are all answered never counts as silent."""
-    config_of = answering(unimplemented, tmp_path, {"interval": 0.6, "max_missed": 1})
+    config_of = answering(unimplemented, tmp_path, {"interval": 3600.0, "max_missed": 1})
     async with Echo() as target, config_of as config, started(config) as gateway:
         await gateway.until(lambda: gateway.links == 1)
-        with suppress(TimeoutError):
-            await gateway.until(lambda: gateway.links == 0, seconds=1.5)
-        assert gateway.links == 1, "idle for five intervals, and each keepalive was answered"
-        (link,) = gateway.snapshot().links
+        (link,) = gateway._links
+        for _ in range(5):
+            await until(lambda: not link._keepalive._is_waiting)
+            expire(link)
+        await until(lambda: not link._keepalive._is_waiting)
         assert link.rtt is not None
-        assert link.age > 1.4
+        assert list(gateway._links) == [link], "idle for five intervals, and each keepalive was answered"
         hold_until = asyncio.get_running_loop().time() + 30
         (await gateway.open_channel(target.endpoint, origin=ORIGIN, hold_until=hold_until)).abort()
 
@@ -102,7 +131,8 @@ async def test_a_link_sends_one_keepalive_in_an_interval_and_asyncssh_none(tmp_p
         came.put_nowait(loop.time())
         unimplemented(conn, sequence)
 
-    async with answering(noted, tmp_path) as config, started(config) as gateway:
+    patient = {**KEEPALIVE, "max_missed": 50}  # a new link's first keepalive would come early
+    async with answering(noted, tmp_path, patient) as config, started(config) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         async with asyncio.timeout(30):
             first, *_, last = [await came.get() for _ in range(8)]
@@ -144,7 +174,9 @@ async def test_a_change_of_settings_sends_no_second_request(tmp_path: Path) -> N
     """Two requests without an answer would count the intervals wrongly."""
     asked: asyncio.Queue[int] = asyncio.Queue()
     missed: asyncio.Queue[int] = asyncio.Queue()
-    silent = answering(lambda _, sequence: asked.put_nowait(sequence), tmp_path)
+    silent = answering(
+        lambda _, sequence: asked.put_nowait(sequence), tmp_path, {"interval": 3600.0, "max_missed": 2}
+    )
     async with silent as config, started(config) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         (link,) = gateway._links
@@ -172,73 +204,92 @@ async def test_other_packets_do_not_count_as_answers(tmp_path: Path) -> None:
     assert asked
 
 
-class Pouring(Server):
-    """Sends bulk at a steady rate, until the test stops it."""
+async def test_a_process_that_was_held_up_waits_one_interval_more(tmp_path: Path) -> None:
+    """The answer may wait to be read."""
+    silent = answering(nothing, tmp_path, {"interval": 3600.0, "max_missed": 2})
+    async with silent as config, started(config) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        (link,) = gateway._links
+        missed = counting(link, config.keepalive)
+        await expire_late(link)
+        assert missed == []
+        await expire_late(link)
+        assert missed == [1], "a process that is always late must find a silent peer, too"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.goes_on = True
+
+class Pouring(Server):
+    """Sends bulk for each byte that it receives."""
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while self.goes_on:
+        while await reader.read(1):
             writer.write(bytes(BUSY))
             await writer.drain()
-            await asyncio.sleep(KEEPALIVE["interval"] / 3)
-        await reader.read()
 
 
-async def _read(sock: Any) -> None:
+async def poured(link: Link, client: socket.socket) -> None:
+    """So much bulk arrives on the link in this interval that it counts as an answer."""
     loop = asyncio.get_running_loop()
-    with suppress(OSError):
-        while await loop.sock_recv(sock, 1 << 20):
-            pass
+    while link._plane.bulk - link._keepalive._bulk < BUSY:
+        await loop.sock_sendall(client, b"+")
+        left = BUSY
+        async with asyncio.timeout(SECONDS):
+            while left:
+                left -= len(await loop.sock_recv(client, left))
 
 
-async def test_incoming_bulk_counts_as_a_sign_of_life(tmp_path: Path) -> None:
+async def test_incoming_bulk_counts_as_an_answer(tmp_path: Path) -> None:
     """On a slow link the keepalive's answer waits behind earlier data. ssh(1) also counts any packet."""
     loop = asyncio.get_running_loop()
-    async with Pouring() as target, answering(nothing, tmp_path) as config, started(config) as gateway:
+    silent = answering(nothing, tmp_path, {"interval": 3600.0, "max_missed": 2})
+    async with Pouring() as target, silent as config, started(config) as gateway:
         await gateway.until(lambda: gateway.links == 1)
-        channel = await gateway.open_channel(
-            Endpoint(*target.endpoint), origin=ORIGIN, hold_until=loop.time() + 30
-        )
+        (link,) = gateway._links
+        missed = counting(link, config.keepalive)
+        channel = await gateway.open_channel(target.endpoint, origin=ORIGIN, hold_until=loop.time() + SECONDS)
         with await relayed_socket(channel, gateway.budget) as client:
-            reading = loop.create_task(_read(client), name="read")
-            with suppress(TimeoutError):
-                await gateway.until(lambda: gateway.links == 0, seconds=1.5)
-            assert gateway.links == 1
-            target.goes_on = False
-            await gateway.until(lambda: gateway.links == 0)
-            assert gateway.snapshot().reason == "keepalive_timeout"
-            await reading
+            expire(link)
+            assert missed == [], "other packets have arrived"
+            for _ in range(2):
+                expire(link)
+                await poured(link, client)
+                expire(link)
+            assert missed == [1, 1], "the count begins anew"
+            expire(link)
+            expire(link)
+            assert missed == [1, 1, 1, 2]
 
 
 @pytest.mark.sshd
-async def test_a_link_that_sshd_ends_for_being_unused_is_no_failure(sshd_factory: SshdFactory) -> None:
-    sshd = sshd_factory(config={"UnusedConnectionTimeout": "1"})
+async def test_a_link_that_sshd_ends_for_being_unused_is_no_failure(
+    sshd_factory: SshdFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # sshd's clock starts before that of the link, and has whole seconds.
+    monkeypatch.setattr(link_module, "UNUSED_S", 1e-3)
+    sshd = sshd_factory(config={"UnusedConnectionTimeout": "2"})
     with capture_logs() as logs:
         async with Echo() as target, started(config_for(sshd)) as gateway:
             await gateway.until(
-                lambda: gateway.metric("gateway_reconnects_total", reason="link_lost") == 3, seconds=30
+                lambda: gateway.metric("gateway_reconnects_total", reason="link_lost") == 1, seconds=60
             )
             assert not gateway._supervisor.retry.backoff._failures, "no dial has failed"
+            (lost,) = (entry for entry in logs if entry["event"] == "link lost")
             hold_until = asyncio.get_running_loop().time() + 30
             channel = await gateway.open_channel(target.endpoint, origin=ORIGIN, hold_until=hold_until)
             with suppress(TimeoutError):
-                await gateway.until(lambda: gateway.links == 0, seconds=2.5)
+                await gateway.until(lambda: gateway.links == 0, seconds=3.5)
             assert gateway.links == 1, "a link in use stays"
             channel.abort()
-    lost = [entry for entry in logs if entry["event"] == "link lost"]
-    assert len(lost) >= 3
-    for entry in lost:
-        assert "UnusedConnectionTimeout" in entry["hint"]
-        assert "carried no channel for" in entry["message"]
-        assert entry["reason"] == "link_lost"
-        assert entry["log_level"] == "info"
+    assert "UnusedConnectionTimeout" in lost["hint"]
+    assert "carried no channel for" in lost["message"]
+    assert lost["reason"] == "link_lost"
+    assert lost["log_level"] == "info"
 
 
 @pytest.mark.sshd
-async def test_a_link_that_ends_as_soon_as_it_is_up_is_a_failure(sshd_factory: SshdFactory) -> None:
+async def test_a_link_that_ends_as_soon_as_it_is_up_is_a_failure(
+    sshd_factory: SshdFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "UNUSED_S", 3600.0)
     sshd = sshd_factory()
     with capture_logs() as logs:
         async with started(config_for(sshd)) as gateway:
