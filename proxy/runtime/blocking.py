@@ -88,7 +88,7 @@ class Call(Generic[T]):
         return Hangs(f"{self.what} has been hanging since {time.strftime('%Y-%m-%dT%H:%M:%SZ', self._since)}")
 
     def result(self) -> T:
-        """What the function returned or raised. Raises Hangs if it has not ended."""
+        """What the function returned or raised. Raises Hangs if it has not ended. Call it once."""
         if not self._has_ended:
             raise self.hangs()
         if self._failure is not None:
@@ -96,7 +96,9 @@ class Call(Generic[T]):
                 raise self._failure
             finally:
                 self._failure = None  # its traceback refers to this frame: a reference cycle
-        return cast("T", self._result)
+        # The thread may end much later, and until then refers to this call: it must keep no private key.
+        result, self._result = self._result, None
+        return cast("T", result)
 
 
 def leave(code: int) -> None:
