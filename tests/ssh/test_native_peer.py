@@ -14,7 +14,7 @@ from asyncssh.packet import SSHPacket, String, UInt32
 
 from proxy.errors import ChannelRefused, ChannelTimeout, LinkDown, LinkError
 from proxy.runtime.endpoint import Endpoint
-from proxy.ssh.native import handover, numbers
+from proxy.ssh.native import flow, handover, numbers
 from proxy.ssh.native.sending import PACKETS
 from proxy.ssh.native.wire import messages
 from tests.ssh.carried import SECONDS, Tunnel, closed, native, plane, until
@@ -317,7 +317,7 @@ async def test_a_window_of_zero_holds_the_client_until_there_is_credit(
 
 
 async def test_a_peer_that_waits_for_more_bytes_than_we_usually_send_ahead_gets_them(
-    gateway: Watched, script: Script
+    gateway: Watched, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The peer grants one byte at first, and later half a window at a time, so its grants do not show how
     much it waits for.
@@ -327,7 +327,8 @@ async def test_a_peer_that_waits_for_more_bytes_than_we_usually_send_ahead_gets_
     user = Collector()
     bulk.attach(user)
     other.attach(Collector())
-    plane(gateway).round_trip = 0.0
+    monkeypatch.setattr(flow, "SHARED_RATE", 0.0)  # as if the round trip was short
+    monkeypatch.setattr(flow, "PATIENCE_S", 3600.0)
     for channel in (other, bulk, other, bulk):
         send(channel, b"x")
         await script.receive(messages.DATA)
@@ -337,6 +338,8 @@ async def test_a_peer_that_waits_for_more_bytes_than_we_usually_send_ahead_gets_
     while not (user.full and user.full[-1]):
         sent += send(bulk, content[sent:])
     assert sent == len(content) + 1 - kept
+    monkeypatch.setattr(flow, "PATIENCE_S", 0.0)
+    plane(gateway)._flow._use_reserves()  # as its timer does
     await until(lambda: not user.full[-1])
     while sent < len(content):
         sent += send(bulk, content[sent:])
