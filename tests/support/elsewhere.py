@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from tests.support.ports import free_net
 from tests.support.sshd import Sshd
 
 _MACHINE = 'mount --bind "$0" /etc/hosts; echo ready; exec sleep infinity'
@@ -30,10 +31,7 @@ class FarSshd(Sshd):
 
     def __init__(self, folder: Path, *, names: Sequence[str] = ()) -> None:
         super().__init__(folder)
-        # 198.18.0.0/15 is reserved for benchmarks (RFC 2544), so this machine has no other route to it.
-        net = f"198.18.{secrets.randbelow(256)}.{4 * secrets.randbelow(64)}"
-        prefix, _, last = net.rpartition(".")
-        self.ours, self.host = f"{prefix}.{int(last) + 1}", f"{prefix}.{int(last) + 2}"
+        self.ours, self.host = map(str, free_net().hosts())
         self.cable = f"kmx{secrets.token_hex(4)}"
         """The name of our interface, one end of the cable."""
         self.hosts = folder / "hosts"
@@ -70,7 +68,7 @@ class FarSshd(Sshd):
         self._machine.wait()
         if self._machine.stdout:
             self._machine.stdout.close()
-        subprocess.run(["ip", "link", "delete", self.cable], capture_output=True, timeout=10, check=False)
+        subprocess.run(["ip", "link", "delete", self.cable], capture_output=True, timeout=60, check=False)
 
     def add_addresses(self, *addresses: str) -> None:
         """Add addresses to that machine's loopback interface, which only itself reaches."""
@@ -87,12 +85,11 @@ class FarSshd(Sshd):
         self.restart()
         return f"fe80::8%{self.cable}"
 
-    def move(self, net: str) -> tuple[str, str]:
-        """Give both ends of the cable addresses of another /30 network `net`, and take the machine's first
-        one away, as when a NAT changes. Returns our address and its own.
+    def move(self) -> tuple[str, str]:
+        """Give both ends of the cable addresses of another network, and take the machine's first one away, as
+        when a NAT changes. Returns our address and its own.
         """
-        prefix, _, last = net.rpartition(".")
-        ours, theirs = f"{prefix}.{int(last) + 1}", f"{prefix}.{int(last) + 2}"
+        ours, theirs = map(str, free_net().hosts())
         pid = str(self._machine.pid)
         _ip("address", "add", f"{ours}/30", "dev", self.cable)
         _ip("address", "add", f"{theirs}/30", "dev", "far", inside=pid)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import socket
 from functools import cache
+from ipaddress import IPv4Address, IPv4Network
 from itertools import cycle, islice
 
 _LOWEST, _HIGHEST, _BLOCK = 20_000, 32_767, 256
@@ -51,3 +52,10 @@ def free_port() -> int:
                 continue
             return port
     raise RuntimeError("every port of this process's block is in use")
+
+
+def free_net() -> IPv4Network:
+    """A network of two hosts that no other test is given: each port of the blocks has one."""
+    # 198.18.0.0/15 is reserved for benchmarks (RFC 2544), so this machine has no other route to it.
+    first = IPv4Address("198.18.0.0") + 4 * (free_port() - _LOWEST)
+    return IPv4Network((first, 30))
