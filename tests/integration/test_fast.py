@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import cluster, gateway
-from tests.integration.test_runtime_faults import reconnect
 from tests.support.daemon import Daemon
 from tests.support.echo import Echo
 from tests.support.ports import free_port
@@ -70,3 +69,16 @@ async def test_clients_are_reset_with_their_link_and_new_ones_wait(sshd: Sshd, t
                 run(daemon)
 
         await asyncio.to_thread(whole)
+
+
+def reconnect(admin: Path, name: str) -> None:
+    """Send the request of `kubemux reconnect`: dial now, without the rest of the backoff."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(60)
+        sock.connect(str(admin))
+        sock.sendall(
+            f"POST /-/reconnect?gateway={name} HTTP/1.1\r\nHost: kubemux\r\n"
+            "Connection: close\r\n\r\n".encode()
+        )
+        with sock.makefile("rb") as answer:
+            assert answer.readline().split()[1] == b"200"
