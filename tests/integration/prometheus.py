@@ -29,7 +29,7 @@ class Prometheus:
         return {one["metric"].get("cluster", ""): float(one["value"][1]) for one in results}
 
     def wait_for(
-        self, expression: str, holds: Callable[[dict[str, float]], bool], seconds: float = 30
+        self, expression: str, holds: Callable[[dict[str, float]], bool], seconds: float = 60
     ) -> dict[str, float]:
         """Query again and again until `holds`. Raises AssertionError."""
         deadline = time.monotonic() + seconds

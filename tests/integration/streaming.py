@@ -48,7 +48,7 @@ def forward_a_port(kubectl: Kubectl) -> None:
     port = free_port()
     with kubectl.started("port-forward", "pod/web", f"{port}:5432") as forward:
         assert f"127.0.0.1:{port}" in next_line(forward)
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
             client.sendall(pattern(MUCH))
             client.shutdown(socket.SHUT_WR)
             with client.makefile("rb") as answer:

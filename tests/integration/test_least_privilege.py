@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import cluster, gateway
-from tests.integration.running import PROBE, get, running, wait_up
+from tests.integration.running import get, running, wait_up
 from tests.support import ssh_keys
 from tests.support.daemon import ROOT
 from tests.support.https import Https
@@ -27,6 +27,8 @@ from tests.support.tls import Certificates
 pytestmark = pytest.mark.sshd
 
 HEADING = "A least-privilege account on the gateway"
+PATIENT = {"interval": "200ms", "timeout": "30s"}
+"""`kubemux probe` waits this long for an answer."""
 
 
 def from_the_page(*, servers: Mapping[str, str], user: str, key: str) -> list[str]:
@@ -75,7 +77,7 @@ def ssh(sshd: Sshd, *words: str) -> subprocess.CompletedProcess[str]:
     options = ["-F", "none", "-o", f"UserKnownHostsFile={sshd.known_hosts()}", "-o", "BatchMode=yes"]
     command = ["ssh", *options, "-i", str(sshd.identity), "-p", str(sshd.port), *words]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL
+        command, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL
     )
 
 
@@ -96,8 +98,8 @@ async def test_the_account_has_exactly_the_needed_permissions(
         sshd = await asyncio.to_thread(limited, sshd_factory, folder, way, servers)
         port = free_port()
         clusters = {
-            "prod": cluster(port, one.endpoint, two.endpoint, probe=PROBE, ca=certificates.ca),
-            "other": cluster(free_port(), other.endpoint, probe=PROBE, ca=certificates.ca),
+            "prod": cluster(port, one.endpoint, two.endpoint, probe=PATIENT, ca=certificates.ca),
+            "other": cluster(free_port(), other.endpoint, probe=PATIENT, ca=certificates.ca),
         }
         async with running(
             tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters

@@ -85,6 +85,9 @@ async def test_a_second_step_that_asks_nothing_is_passed(tmp_path: Path) -> None
     with PamSshd(tmp_path / "sshd", "pam_permit.so") as sshd:
         async with dialled(config_for(sshd)):
             pass
+        async with asyncio.timeout(60):  # sshd answers before it writes that to its log
+            while "Accepted keyboard-interactive/pam for" not in await asyncio.to_thread(sshd.log):
+                await asyncio.sleep(0.01)
         other = sshd.new_identity("other", authorize=False)
         found = await failure(config_for(sshd, identity_files=[str(other)]))
         assert f"refuses user {sshd.user} with" in str(found)

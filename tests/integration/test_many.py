@@ -19,6 +19,8 @@ from tests.support.tls import Certificates
 
 pytestmark = pytest.mark.sshd
 
+PATIENT = {**PROBE, "timeout": "60s"}
+
 
 async def test_the_loss_of_a_gateway_takes_down_only_its_own_clusters(
     sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
@@ -32,7 +34,7 @@ async def test_the_loss_of_a_gateway_takes_down_only_its_own_clusters(
         ports = [free_port() for _ in servers]
         via = ["left", "left", "left", "right", "right"]
         clusters = {
-            f"c{n}": cluster(ports[n], servers[n].endpoint, via=via[n], ca=certificates.ca, probe=PROBE)
+            f"c{n}": cluster(ports[n], servers[n].endpoint, via=via[n], ca=certificates.ca, probe=PATIENT)
             for n in range(5)
         }
         gateways = {"left": gateway(left), "right": gateway(right)}
@@ -42,7 +44,8 @@ async def test_the_loss_of_a_gateway_takes_down_only_its_own_clusters(
                 before = len(server.requests)
                 assert await get(ports[n], certificates) == 200
                 assert len(server.requests) > before
-            assert sorted(peers(daemon.pid)) == sorted([left.port] * 2 + [right.port] * 2)
+            links = sorted([left.port] * 2 + [right.port] * 2)
+            await asyncio.to_thread(daemon.wait_for, "two links each", lambda: peers(daemon.pid) == links)
             await asyncio.to_thread(right.stop)
             await wait_up(daemon, "c3", "c4", up=False)
             assert [await get(port, certificates) for port in ports[:3]] == [200] * 3
@@ -62,13 +65,13 @@ async def test_ten_gateways_behind_one_strict_sshd_come_up(
     async with Https(certificates) as server:
         port = free_port()
         clusters = {"prod": cluster(port, server.endpoint, via="g0", ca=certificates.ca, probe=PROBE)}
-        gateways = {name: gateway(sshd) for name in names}
+        gateways = {name: gateway(sshd, connect_timeout="60s") for name in names}
         async with running(tmp_path / "daemon", gateways=gateways, clusters=clusters) as daemon:
             await asyncio.to_thread(
                 daemon.wait_for,
                 "all ten up",
                 lambda: {told(daemon)[name]["state"] for name in names} == {"up"},
-                seconds=40,
+                seconds=120,
             )
             assert daemon.metric("kubemux_gateway_links") == 20
             for failed in daemon.events("gateway dial failed"):
@@ -86,11 +89,8 @@ async def test_two_hundred_clients_that_come_and_go_leave_nothing_behind(
     sshd = sshd_factory()
     async with Https(certificates) as server:
         port = free_port()
-        clusters = {
-            "prod": cluster(
-                port, server.endpoint, ca=certificates.ca, probe={"interval": "1h", "threshold": 1}
-            )
-        }
+        once = {**PATIENT, "interval": "1h", "threshold": 1}
+        clusters = {"prod": cluster(port, server.endpoint, ca=certificates.ca, probe=once)}
         async with running(
             tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters
         ) as daemon:
@@ -117,11 +117,11 @@ async def test_two_hundred_clients_that_come_and_go_leave_nothing_behind(
                     channels == [0, 0]
                     and status["daemon"]["buffered_bytes"] == 0
                     and status["daemon"]["connections"] == 0
+                    and daemon.metric("kubemux_connections_total", cluster="prod") == 200
                 )
 
             await asyncio.to_thread(daemon.wait_for, "nothing left", is_clean)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while server.connections:  # sshd has closed its connection to the target, too
                     await asyncio.sleep(0.01)
-            assert daemon.metric("kubemux_connections_total", cluster="prod") == 200
             assert daemon.metric("kubemux_connections_active", cluster="prod") == 0

@@ -13,7 +13,7 @@ import pytest
 
 from proxy.ssh.planes import DATA_PLANE
 from tests.integration.jumping import SITE, jumping
-from tests.integration.running import changed, reread
+from tests.integration.running import changed, reread, wait_for_log
 from tests.integration.sites import ALL, bed
 from tests.integration.test_site_links import echoes, tunnel
 from tests.integration.test_ssh_users import BANNER, Clients, ended
@@ -69,8 +69,8 @@ def test_channels_of_sites_end_when_they_are_no_longer_permitted(tmp_path: Path)
         changed(daemon, lambda config: config["routes"][0].update(allow=["any"]))
         site, user = clients.connected(SITE), clients.connected("bastion")
         changed(daemon, lambda config: config["routes"][0].pop("allow"))  # sites need one
-        ended(site)
         daemon.wait_for("its reason", lambda: reasons(daemon, "node-a:22") == ["denied"])
+        ended(site)
         assert user.poll() is None
 
 
@@ -85,8 +85,8 @@ def test_a_client_that_waits_for_its_channel_is_refused_when_it_is_no_longer_per
         active = "kubemux_entry_connections_active"
         daemon.wait_for("it waits", lambda: daemon.metric(active, entry="ssh") == 1)
         changed(daemon, lambda config: config["routes"][0].update(allow=["ssh-user:narrow"]))
-        assert "kubemux: node-a: denied" in ended(waiting)
         daemon.wait_for("its reason", lambda: reasons(daemon, "node-a:22") == ["denied"])
+        assert "kubemux: node-a: denied" in ended(waiting)
 
 
 @pytest.mark.parametrize("plane", PLANES)
@@ -103,10 +103,11 @@ async def test_permit_decides_which_targets_a_site_is_asked_for(tmp_path: Path, 
             await asyncio.to_thread(
                 changed, one.daemon, lambda config: config["sites"]["edge"].update(permit)
             )
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 with pytest.raises(ConnectionResetError):
                     await by_route[0].read()
-            assert reasons(one.daemon, "localhost.far:1") == ["channel_prohibited"]
+            closed = await wait_for_log(one.daemon, "connection closed", asked="localhost.far:1")
+            assert closed["reason"] == "channel_prohibited"
             assert await echoes(*numbers)
             for _, writer in (numbers, by_route):
                 writer.close()
@@ -126,7 +127,7 @@ async def test_forwards_of_sites_end_when_they_are_no_longer_permitted(tmp_path:
             assert f"kubemux: {sentence}" in await ends.ended()
             [link] = await one.links("edge", 1)
             assert link["forwards"] == [dynamic]
-            refused = one.told("edge")["refused"]
+            refused = (await one.until("edge", "why", lambda site: bool(site["refused"])))["refused"]
             assert (refused["reason"], refused["message"]) == ("forward_refused", sentence)
             await one.links("other", 1)
 

@@ -42,7 +42,7 @@ def test_the_uid_of_these_tests_has_neither_a_name_nor_a_home() -> None:
     program = "import os, pwd, pathlib\nfor ask in (lambda: pwd.getpwuid(os.getuid()), pathlib.Path.home):\n"
     program += "    try: print(ask())\n    except (KeyError, RuntimeError): print('none')"
     done = subprocess.run(
-        [*AS_NOBODY, sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+        [*AS_NOBODY, sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "none\nnone\n"
 
@@ -53,7 +53,9 @@ async def test_with_a_configured_user_the_uid_needs_no_name(
     folder = tmp_path / "daemon"
     port = free_port()
     async with Https(certificates) as server:
-        clusters = {"prod": cluster(port, server.endpoint, probe=PROBE, ca=certificates.ca)}
+        clusters = {
+            "prod": cluster(port, server.endpoint, probe={**PROBE, "timeout": "60s"}, ca=certificates.ca)
+        }
         async with running(
             folder, gateways={"edge": gateway(sshd)}, clusters=clusters, wrapper=AS_NOBODY
         ) as daemon:

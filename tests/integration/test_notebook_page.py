@@ -209,7 +209,7 @@ def test_an_unchanged_ssh_reaches_the_pod_wherever_it_runs(
 def as_vs_code(desk: Desk, host: str, address: str) -> None:
     """Remote-SSH pipes a script into this command, and connects to what the script started through `-D`."""
     port = free_port()
-    command = desk.words("ssh", "-T", "-D", str(port), "-o", "ConnectTimeout=15", host, "bash")
+    command = desk.words("ssh", "-T", "-D", str(port), "-o", "ConnectTimeout=60", host, "bash")
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=desk.environment
     ) as process:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import cluster, gateway
-from tests.integration.running import PROBE, running, wait_up
+from tests.integration.running import PROBE, running, wait_for_log, wait_up
 from tests.support.https import Https
 from tests.support.ports import free_port
 from tests.support.sshd import Sshd
@@ -52,7 +52,11 @@ async def test_the_daemon_probes_for_users_who_may_not_read_the_keys(
     sshd: Sshd, tmp_path: Path, certificates: Certificates
 ) -> None:
     async with Https(certificates) as server:
-        clusters = {"prod": cluster(free_port(), server.endpoint, probe=PROBE, ca=certificates.ca)}
+        clusters = {
+            "prod": cluster(
+                free_port(), server.endpoint, probe={**PROBE, "timeout": "60s"}, ca=certificates.ca
+            )
+        }
         os.chown(sshd.identity, SOMEBODY, SOMEBODY)
         async with running(
             tmp_path / "daemon",
@@ -71,6 +75,7 @@ async def test_the_daemon_probes_for_users_who_may_not_read_the_keys(
             assert head == "prod through edge, probed by the daemon"
             assert untimed(steps) == untimed(by_itself.stdout.splitlines()[1:])
             assert steps[-1] == "alive: ok"
+            await wait_for_log(daemon, "link closed", gateway="edge (probe)")
             assert {entry["gateway"] for entry in daemon.events("link closed")} == {"edge (probe)"}, (
                 "the daemon's own links stay"
             )

@@ -91,7 +91,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -
             "gateway": "edge",
             "api_servers": [str(https)],
             "tls": {"server_name": certificates.server_name, "ca_file": str(certificates.ca)},
-            "probe": {"interval": "1h", "threshold": 1},
+            "probe": {"interval": "1h", "threshold": 1, "timeout": "60s"},
         }
         clusters = {
             "prod-eu": section,
@@ -200,7 +200,7 @@ def test_the_recipe_for_prometheus_works(desk: Desk, ca: str, tmp_path: Path) ->
     )
     config = {
         **YAML(typ="safe").load(page),
-        "global": {"scrape_interval": "500ms", "scrape_timeout": "400ms"},
+        "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"},
     }
     with prometheus(tmp_path / "prometheus", config) as seen:
         seen.wait_for('scraped{job="prod-eu"}', lambda value: value == {"": 1})

@@ -9,6 +9,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator
+from time import monotonic
 from typing import Final, Literal
 
 import bcrypt
@@ -68,6 +69,7 @@ def desk(apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
             },
         ) as daemon:
             daemon.wait_up("prod-eu")
+            daemon.wait_up("away", up=False)
             programs = {
                 "ops-ssh": shlex.join(files.command("ops")[:-1]),
                 "kubemux": f"{sys.executable} -m proxy",
@@ -150,7 +152,11 @@ def test_the_recipe_for_argo_cd_works_for_kubectl(desk: Desk, apiserver: ApiServ
         "contexts": [{"name": "argo", "context": {"cluster": secret["name"], "user": account}}],
     }
     (desk.home / "argo").write_text(json.dumps(content))
-    assert "kube-system" in desk.said("kubectl-old --kubeconfig ~/argo --context argo get ns")
+    # The API server learns of the binding a moment after it has stored it.
+    began = monotonic()
+    while (done := desk.typed("kubectl-old --kubeconfig ~/argo --context argo get ns")).returncode:
+        assert monotonic() - began < 60, done.stderr.decode()
+    assert "kube-system" in done.stdout.decode()
 
 
 @WAYS

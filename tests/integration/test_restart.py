@@ -120,7 +120,7 @@ async def test_an_address_that_is_given_up_is_not_kept(tmp_path: Path) -> None:
             for name in ("restarted", "reloaded", "drained"):
                 with pytest.raises(ConnectionRefusedError):
                     socket.create_connection(("127.0.0.1", ports[name]))
-            assert set(manager.store) == names(ports["kept"], admin)
+            manager.wait("it keeps no other", lambda: set(manager.store) == names(ports["kept"], admin))
         assert errors(manager) == []
 
     async with Echo() as echo:
@@ -143,7 +143,8 @@ async def test_an_address_that_widens_is_bound_at_once(tmp_path: Path) -> None:
             manager.start()
             listen("0.0.0.0")  # noqa: S104 - what the test is about
             kubemux("reload", "--config", tmp_path / "config.yaml")
-            assert set(manager.store) == names(port, host="0.0.0.0") | names(admin)  # noqa: S104
+            wide = names(port, host="0.0.0.0") | names(admin)  # noqa: S104
+            manager.wait("it keeps the wide one", lambda: set(manager.store) == wide)
             listen("127.0.0.1")
             manager.restart()
             assert set(manager.store) == names(port, admin)

@@ -57,6 +57,7 @@ async def test_the_last_key_of_a_file_is_removed_by_a_reload_that_is_rejected(tm
         (one.files.folder / "edge.authorized").write_text("# nobody\n")
         one.daemon.signal(signal.SIGHUP)
         assert "kubemux: key_removed" in await ssh.ended()
+        await wait_for_log(one.daemon, "login ends")
         events = [entry["event"] for entry in one.daemon.events()]
         after = events[events.index("reload rejected") :]
         assert "files changed" not in after[: after.index("login ends")]  # it did not take that scan
