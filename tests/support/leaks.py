@@ -23,8 +23,10 @@ from tests.support.processes import children, command
 
 GRACE = 5.0
 """Seconds to wait for what is still closing: a TLS transport waits for its peer, a thread needs time to end,
-and a server of a fixture that lives on closes its side of a connection. A busy machine may stop us for two.
+and a server of a fixture that lives on closes its side of a connection.
 """
+LOOKS = 50
+"""How often to look at least. If a busy machine stops us for `GRACE` seconds, it stops those, too."""
 
 Context = dict[str, object]
 
@@ -84,9 +86,10 @@ class Leaks:
         ]
 
     def everything(self) -> list[str]:
-        """The descriptors, threads and child processes that are still there after at most `GRACE` seconds."""
-        deadline = time.monotonic() + GRACE
-        while (left := self._left()) and time.monotonic() < deadline:
+        """The descriptors, threads and child processes that are still there after `GRACE` seconds."""
+        deadline, looks = time.monotonic() + GRACE, 0
+        while (left := self._left()) and (time.monotonic() < deadline or looks < LOOKS):
+            looks += 1
             time.sleep(0.01)
         return left
 
@@ -136,9 +139,10 @@ class LoopLeaks:
         ]
 
     async def everything(self) -> list[str]:
-        """What is still open or running after at most `GRACE` seconds, and all unhandled errors."""
-        deadline = asyncio.get_running_loop().time() + GRACE
-        while (left := self._left()) and asyncio.get_running_loop().time() < deadline:
+        """What is still open or running after `GRACE` seconds, and all unhandled errors."""
+        deadline, looks = time.monotonic() + GRACE, 0
+        while (left := self._left()) and (time.monotonic() < deadline or looks < LOOKS):
+            looks += 1
             await asyncio.sleep(0.01)
         return self._errors + left
 

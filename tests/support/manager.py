@@ -21,6 +21,8 @@ ROOT: Final = Path(__file__).parents[2]
 PATIENCE: Final = 60.0
 PACE: Final = 0.01
 """Between two connections of a client."""
+_LAST: Final = b"\n"
+"""A message of our own, after all messages of a process that has ended."""
 
 # As systemd does between fork and exec: the descriptors become 3, 4, …, and LISTEN_PID is the child's id.
 EXEC: Final = """
@@ -53,6 +55,8 @@ class Manager:
         self._path = folder / "manager.sock"
         self._process: subprocess.Popen[bytes] | None = None
         self._news = threading.Condition()
+        self._settled = 0
+        """How many `_LAST` messages have been read."""
 
     def __enter__(self) -> Self:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -69,8 +73,7 @@ class Manager:
             if self._process is not None:
                 self._process.kill()
                 self._process.wait()
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
-                end.sendto(b"", str(self._path))
+            self._send(b"")
             self._reader.join()
             self._socket.close()
             for fd in self.store.values():
@@ -104,6 +107,9 @@ class Manager:
         self._process.send_signal(signal.SIGTERM)
         code = self._process.wait(PATIENCE)
         self._process = None
+        settled = self._settled
+        self._send(_LAST)
+        self.wait("the last messages of the service", lambda: self._settled > settled)
         assert code == 0, f"exit code {code}:\n{self.log.read_text()}"
 
     def restart(self) -> None:
@@ -120,6 +126,10 @@ class Manager:
             held = self._news.wait_for(condition, PATIENCE)
         assert held, f"not within {PATIENCE} s: {what}; it said {self.said}\n{self.log.read_text()}"
 
+    def _send(self, data: bytes) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(data, str(self._path))
+
     def _read(self) -> None:
         room = socket.CMSG_SPACE(array.array("i", [0]).itemsize)
         while True:
@@ -130,7 +140,10 @@ class Manager:
             if not data:
                 return
             with self._news:
-                self._handle(data.decode().split("\n"), fds)
+                if data == _LAST:
+                    self._settled += 1
+                else:
+                    self._handle(data.decode().split("\n"), fds)
                 self._news.notify_all()
 
     def _handle(self, assignments: list[str], fds: array.array[int]) -> None:

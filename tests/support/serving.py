@@ -13,6 +13,8 @@ from proxy.runtime.endpoint import Endpoint
 from tests.support.ports import free_port
 
 CLOSE_SECONDS = 5.0
+BACKLOG = 1000
+"""Clients that wait until they are accepted. If there are more, Linux resets some that have sent already."""
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
@@ -76,7 +78,9 @@ class Server:
     async def listen(self) -> None:
         """Accept connections; after `refuse`, on the same port as before."""
         self._port = self._port or free_port()
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port, ssl=self._tls)
+        self._server = await asyncio.start_server(
+            self._accept, "127.0.0.1", self._port, ssl=self._tls, backlog=BACKLOG
+        )
 
     async def refuse(self) -> None:
         """Stop listening: the kernel answers new connections with RST. Open ones go on."""
