@@ -40,6 +40,8 @@ def test_a_site_that_is_refused_is_reported(tmp_path: Path, monkeypatch: pytest.
     with dialled(tmp_path, 3) as (daemon, fleet):
         back = restart_and_measure(daemon, fleet, 3)
         assert (back.sites, back.came) == (3, 2)
+        # The daemon logs a refusal when ssh has closed its connection.
+        daemon.wait_for("both refusals", lambda: len(daemon.events("login refused")) == 2)
         text = describe([back], [0.02, 0.01], refusals(daemon))
     assert "at least 2 of 3 sites were back" in text
     assert "logins refused by the daemon in all dials: unknown_key 2 times" in text

@@ -38,6 +38,7 @@ async def served(files: SshServerFiles, folder: Path, *servers: Server) -> Async
         folder,
         gateways={},
         clusters=clusters,
+        limits={"hold_timeout": "1m"},  # clients come before the site has logged in
         ssh_server=files.sections(),
         sites={NAME: {**files.authorized(NAME), "permit": ["127.0.0.1:*"]}},
     ) as daemon:
@@ -56,7 +57,7 @@ async def test_200_megabytes_arrive_each_way_while_the_client_changes_keys(tmp_p
     ):
         data = pattern(SIZE)
         came, sent = await asyncio.gather(
-            exchange(to_source, f"{SIZE}\n".encode(), seconds=120), exchange(to_sink, data, seconds=120)
+            exchange(to_source, f"{SIZE}\n".encode(), seconds=240), exchange(to_sink, data, seconds=240)
         )
     right = hashlib.sha256(data).hexdigest()
     assert hashlib.sha256(came).hexdigest() == right
@@ -73,5 +74,5 @@ async def test_500_connections_at_once_are_served(tmp_path: Path) -> None:
         RemoteSite(files, NAME, "-R", f"{NAME}:1080"),
     ):
         sent = [pattern(5_000, seed=n) for n in range(MANY)]
-        came = await asyncio.gather(*(exchange(to_sink, data, seconds=60) for data in sent))
+        came = await asyncio.gather(*(exchange(to_sink, data, seconds=120) for data in sent))
     assert [one.decode() for one in came] == [hashlib.sha256(data).hexdigest() for data in sent]

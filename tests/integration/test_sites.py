@@ -22,7 +22,7 @@ from tests.support.tls import Certificates
 pytestmark = pytest.mark.sshd
 
 OPENED = "200 Connection established"
-PROBE = {"interval": "500ms", "timeout": "2s", "threshold": 1}
+PROBE = {"interval": "500ms", "timeout": "1m", "threshold": 1}
 
 
 async def test_a_dynamic_forward_leads_to_a_cluster_and_to_names(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,9 @@ def written(folder: Path, text: str) -> Path:
 
 def is_running(pid: str) -> bool:
     """Whether the process runs. A zombie has no command line, so it does not count."""
-    path = Path(f"/proc/{pid.strip()}/cmdline")
-    return path.exists() and bool(path.read_bytes())
+    with suppress(OSError):  # there is no such process, or it ends while we look
+        return bool(Path(f"/proc/{pid.strip()}/cmdline").read_bytes())
+    return False
 
 
 async def ended(pids: list[str]) -> None:
@@ -57,7 +59,7 @@ async def ended(pids: list[str]) -> None:
 
 
 def alias(name: str, path: Path, **more: object) -> GatewayConfig:
-    return read(GatewayConfig, {"host": name, "ssh_config": str(path), "connect_timeout": "5s", **more})
+    return read(GatewayConfig, {"host": name, "ssh_config": str(path), "connect_timeout": "1m", **more})
 
 
 async def test_the_daemon_reaches_aliases_with_proxyjump(
@@ -250,15 +252,30 @@ async def test_proxyjumps_in_a_circle_are_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ['Match exec "{command}"', "KnownHostsCommand {command}"])
 async def test_a_command_that_does_not_end_is_given_up_with_all_that_it_has_started(
-    tmp_path: Path, option: str
+    tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The deadline comes as soon as the command has started its process."""
+    deadlines: list[asyncio.Timeout] = []
+
+    def timeout_at(when: float) -> asyncio.Timeout:
+        deadlines.append(asyncio.Timeout(when))
+        return deadlines[-1]
+
+    monkeypatch.setattr(asyncio, "timeout_at", timeout_at)
     command, pids = tmp_path / "command", tmp_path / "pids"
     command.write_text(f"#!/bin/sh\nsleep 1000 &\necho $$ $! > {pids}.new; mv {pids}.new {pids}\nwait\n")
     command.chmod(0o755)
     path = written(tmp_path, option.format(command=command) + "\n")
-    found = await failure(alias("edge", path, connect_timeout="1s"))
+
+    async def expire() -> None:
+        async with asyncio.timeout(30):
+            while not pids.exists():
+                await asyncio.sleep(0.01)
+        deadlines[0].reschedule(asyncio.get_running_loop().time())
+
+    found, _ = await asyncio.gather(failure(alias("edge", path)), expire())
     assert isinstance(found, CredentialsUnusable)
-    assert "within 1 s" in str(found)
+    assert "within 60 s" in str(found)
     assert "Match exec" in found.hint
     await ended(pids.read_text().split())
 

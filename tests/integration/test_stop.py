@@ -10,6 +10,7 @@ import socket
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -117,9 +118,13 @@ async def test_a_second_signal_is_immediate(tmp_path: Path) -> None:
         await asyncio.to_thread(run, echo)
 
 
+LIMITS: Final = {"limits": {"drain_timeout": "10m", "hold_timeout": "1m"}}
+"""A client comes before the link is up."""
+
+
 def without_the_rest(daemon: Daemon) -> None:
     """Reload a file without any cluster or gateway."""
-    daemon.configure(gateways={}, clusters={}, sections={"limits": {"drain_timeout": "10m"}})
+    daemon.configure(gateways={}, clusters={}, sections=LIMITS)
     daemon.signal(signal.SIGHUP)
     daemon.wait_for("it is taken", lambda: bool(daemon.events("reloaded")))
 
@@ -129,7 +134,8 @@ async def test_a_removed_cluster_may_end_by_itself(sshd: Sshd, tmp_path: Path) -
     def run(echo: Echo) -> None:
         port = free_port()
         clusters = {"one": cluster(port, echo.endpoint, probe={"interval": "10m"})}
-        with Daemon(tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters) as daemon:
+        gateways = {"edge": gateway(sshd)}
+        with Daemon(tmp_path / "daemon", gateways=gateways, clusters=clusters, sections=LIMITS) as daemon:
             with relayed(daemon, ("127.0.0.1", port)) as client:
                 assert client.recv(4, socket.MSG_WAITALL) == b"ping"
                 without_the_rest(daemon)
@@ -152,7 +158,8 @@ async def test_a_second_signal_ends_removed_clusters_that_drain(sshd: Sshd, tmp_
     def run(echo: Echo) -> None:
         port = free_port()
         clusters = {"one": cluster(port, echo.endpoint, probe={"interval": "10m"})}
-        daemon = Daemon(tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters)
+        gateways = {"edge": gateway(sshd)}
+        daemon = Daemon(tmp_path / "daemon", gateways=gateways, clusters=clusters, sections=LIMITS)
         with daemon, relayed(daemon, ("127.0.0.1", port)) as client:
             assert client.recv(4, socket.MSG_WAITALL) == b"ping"
             without_the_rest(daemon)

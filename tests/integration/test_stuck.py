@@ -58,7 +58,8 @@ def daemon_for(
         f"c{n}": cluster(port, server, via=via, probe={"interval": "10m"})
         for n, (port, server) in enumerate(zip(ports, servers, strict=True))
     }
-    sections: dict[str, object] = {"limits": {"drain_timeout": drain}}
+    # Clients come before the link is up.
+    sections: dict[str, object] = {"limits": {"drain_timeout": drain, "hold_timeout": "1m"}}
     daemon = Daemon(
         folder / "daemon", gateways={"edge": gateway(sshd)}, clusters=dict(clusters), sections=sections
     )

@@ -109,7 +109,7 @@ class Scene:
         words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
         # ssh asks the server to prove the listed keys, and gets the answer before the command ends.
         command = ["ssh", "-F", "none", *words, "-p", str(sshd.port), f"{sshd.user}@{sshd.host}", "true"]
-        subprocess.run(command, check=True, capture_output=True, timeout=30)
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
         return self.new(known_hosts, before)
 
     async def as_kubemux(self, case: Case) -> set[str]:

@@ -43,7 +43,8 @@ PIECES: Final = 20
 PIECE: Final = 48 << 10
 SIZE: Final = TURNS * PIECES * PIECE + (24 << 20)
 """More bytes than all turns read and all buffers hold, so that the download still runs in the last turn."""
-LIMITS: Final = {"limits": {"drain_timeout": "100ms"}}
+LIMITS: Final = {"limits": {"drain_timeout": "100ms", "hold_timeout": "1m"}}
+"""Clients come before the link of a new gateway is up."""
 
 
 class Download:
@@ -171,7 +172,7 @@ class Reloads:
         self._daemon.configure(gateways=gateways, clusters=clusters, sections=LIMITS)
         self.taken, self.refused = self.taken + (not is_bad), self.refused + is_bad
         await self._order(turn, is_bad=is_bad)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             if is_bad:
                 for reader, writer in self._visitors:
                     await tick(reader, writer)

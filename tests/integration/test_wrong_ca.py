@@ -15,7 +15,7 @@ from tests.integration.conftest import cluster
 from tests.support.daemon import Daemon
 from tests.support.ports import free_port
 
-PROBE = {"interval": "100ms", "timeout": "2s", "threshold": 1}
+PROBE = {"interval": "100ms", "timeout": "1m", "threshold": 1}
 
 
 @pytest.mark.kubectl
