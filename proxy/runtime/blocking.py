@@ -76,8 +76,8 @@ class Call(Generic[T]):
         except BaseException as exc:  # noqa: BLE001 - `result` raises it again
             self._failure = exc
         self._has_ended = True
+        _running.discard(threading.current_thread())  # before `_done`: whoever waits for it may `leave`
         self._done()
-        _running.discard(threading.current_thread())
 
     @property
     def is_running(self) -> bool:
