@@ -16,6 +16,7 @@ from proxy.runtime import names
 from proxy.runtime.blocking import Hangs, Place
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.names import resolve
+from tests.support.deadlines import wait_for_entry
 from tests.support.echo import Echo
 
 
@@ -28,29 +29,31 @@ async def test_an_address_needs_no_thread(address: str, monkeypatch: pytest.Monk
 
 
 async def test_a_name_is_looked_up() -> None:
-    found = await resolve("localhost", 22, Place("here"), family=socket.AF_INET, timeout=5)
+    found = await resolve("localhost", 22, Place("here"), family=socket.AF_INET, timeout=60)
     assert found == [(socket.AF_INET, ("127.0.0.1", 22))]
 
 
 async def test_a_name_that_does_not_resolve_is_an_error() -> None:
     with pytest.raises(socket.gaierror):
-        await resolve("no.such.name.invalid", 22, Place("here"), timeout=20)
+        await resolve("no.such.name.invalid", 22, Place("here"), timeout=120)
     with pytest.raises(UnicodeError):
-        await resolve("a..b", 22, Place("here"), timeout=5)
+        await resolve("a..b", 22, Place("here"), timeout=60)
 
 
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A resolver that does not answer until the test is over."""
-    over = threading.Event()
+    over, is_asked = threading.Event(), threading.Event()
 
     def ask(_host: str, _port: int, _family: int, flags: int) -> list[names.Address]:
         if flags == socket.AI_NUMERICHOST:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        assert over.wait(20)
+        is_asked.set()
+        assert over.wait(60)
         return []
 
     monkeypatch.setattr(names, "_getaddrinfo", ask)
+    wait_for_entry(monkeypatch, is_asked)
     yield
     over.set()
 

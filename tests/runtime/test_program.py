@@ -49,9 +49,10 @@ async def test_run_does_not_wait_for_a_daemon_that_the_program_has_started(tmp_p
     async with asyncio.timeout(60):
         ran = await program.run(["sh", "-c", script])
         assert ran == (0, b"out\n", b"err\n")
-        while pause not in _commands():
+        while not (pids := _of(pause)):
             await asyncio.sleep(0.01)
-    _kill(pause)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
 
 
 class Turns:
@@ -100,15 +101,15 @@ async def test_programs_start_one_by_one_and_one_that_hangs_delays_no_other(
 
 @pytest.mark.both_loops
 async def test_without_free_descriptors_the_program_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    pause = f"10{free_port()}"
+    pause = f"sleep 10{free_port()}"
 
     def none_left(_: int) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(os, "pidfd_open", none_left)
     with pytest.raises(OSError, match="Too many open files"):
-        await program.run(["sleep", pause])
-    assert pause not in _commands(), "the program is killed and reaped"
+        await program.run(pause.split())
+    assert not _of(pause), "the program is killed and reaped"
 
 
 @pytest.mark.both_loops
@@ -135,9 +136,9 @@ async def test_a_timeout_kills_the_program_and_its_children(script: str) -> None
             await asyncio.sleep(0.01)
 
 
-def _kill(pause: str) -> None:
-    (pid,) = (int(pid.name) for pid in Path("/proc").glob("[0-9]*") if command(int(pid.name)) == pause)
-    os.kill(pid, signal.SIGKILL)
+def _of(pause: str) -> list[int]:
+    """The processes with exactly this command."""
+    return [int(pid.name) for pid in Path("/proc").glob("[0-9]*") if command(int(pid.name)) == pause]
 
 
 def _commands() -> str:
