@@ -150,6 +150,6 @@ async def test_all_servers_together_answer_in_time() -> None:
     way = Scripted({server: ChannelTimeout("no answer") for server in (A, B, C)})
     now = asyncio.get_running_loop().time()
     with pytest.raises(ChannelTimeout):
-        await one.open_channel(way, origin=ORIGIN, hold_until=now + 1, answer_by=now + 30)
-    shares = [round(deadline - now) for deadline in way.deadlines]
+        await one.open_channel(way, origin=ORIGIN, hold_until=now + 1, answer_by=now + 30_000)
+    shares = [round((deadline - now) / 1000) for deadline in way.deadlines]
     assert shares == [10, 15, 30], "a server that needs less time leaves more to the next one"
