@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from proxy.entries import identities
 from proxy.entries.identities import KEPT_S, MOST_KEPT, Identities, identities_of
+from tests.support.deadlines import wait_for_entry
 
 pytestmark = pytest.mark.both_loops
 
@@ -31,7 +32,7 @@ class Directory:
     def __call__(self, uid: int) -> frozenset[str]:
         self.asked.append(uid)
         self.is_asked.set()
-        assert self.answers.wait(20)
+        assert self.answers.wait(60)
         return frozenset({f"uid:{uid}", self.groups.get(uid, "gid:none")})
 
     async def until_asked(self) -> None:
@@ -120,15 +121,17 @@ async def test_callers_of_one_uid_share_a_lookup_that_survives_a_cancelled_calle
 async def test_while_the_directory_hangs_a_uid_has_its_number_alone_and_the_log_says_so_once(
     known: Identities, directory: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identities, "LOOKUP_S", 0.05)
+    wait_for_entry(monkeypatch, directory.is_asked)
     directory.answers.clear()
     with capture_logs() as logs:
-        assert await known.of(1002) == {"uid:1002"}
-        assert await known.of(1003) == {"uid:1003"}, (
-            "the second call fails at once, because the first one hangs"
-        )
+        with monkeypatch.context() as patch:
+            patch.setattr(identities, "LOOKUP_S", 0.05)
+            assert await known.of(1002) == {"uid:1002"}
+        async with asyncio.timeout(30):
+            assert await known.of(1003) == {"uid:1003"}, (
+                "the second call fails at once, because the first one hangs"
+            )
         assert directory.asked == [1002]
-        monkeypatch.undo()
         directory.answers.set()
         async with asyncio.timeout(30):
             while await known.of(1002) == {"uid:1002"}:  # the failure is not kept, so there is another lookup

@@ -11,15 +11,15 @@ from typing import cast
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.entries import client as client_module
 from proxy.entries import proxy as module
 from proxy.entries.arrival import Arrival, Caller, SocketArrival
-from proxy.entries.heads import Credentials
+from proxy.entries.heads import Credentials, Head, begin
 from proxy.entries.proxy import ProxyEntry
 from proxy.errors.reasons import Reason
 from proxy.metrics import EntryRecord
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
+from tests.support.deadlines import Deadline
 
 CONNECT = b"CONNECT prod:443 HTTP/1.1\r\nHost: prod\r\n\r\n"
 ACCEPTED = b"HTTP/1.1 200 Connection established\r\n\r\n"
@@ -144,8 +144,7 @@ async def test_a_refusal_is_read_however_much_the_client_goes_on_sending() -> No
         await one.results(Reason.LINK_DOWN)
 
 
-async def test_a_client_that_sends_a_gigabyte_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "LINGER_S", 60.0)
+async def test_a_client_that_sends_a_gigabyte_is_cut_off() -> None:
     async with stage() as one:
         reader, writer = connection = await one.connect()
         with suppress(ConnectionError):
@@ -159,10 +158,19 @@ async def test_a_client_that_sends_a_gigabyte_is_cut_off(monkeypatch: pytest.Mon
 
 
 async def test_a_request_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HEAD_S", 0.05)
+    deadline, has_begun = Deadline(monkeypatch, module.HEAD_S), asyncio.Event()
+
+    def begin_and_tell(first: int, *, needs_user: bool) -> Head:
+        has_begun.set()
+        return begin(first, needs_user=needs_user)
+
+    monkeypatch.setattr(module, "begin", begin_and_tell)
     async with stage() as one:
         silent, dripping = await one.connect(), await one.connect()
         dripping[1].write(CONNECT[:20])
+        async with asyncio.timeout(30):
+            await has_begun.wait()
+        deadline.passes()
         assert await whole(silent) == b""
         assert (await whole(dripping)).startswith(b"HTTP/1.1 408 kubemux: head_timeout (no request within")
         await one.results(Reason.HEAD_TIMEOUT, Reason.HEAD_TIMEOUT)

@@ -189,7 +189,8 @@ async def test_a_handshake_has_a_deadline(
         one.entry.tls = authorities.context()
         connection = await one.connect()
         connection[1].write(sent)
-        assert await whole(connection) == b""
+        with suppress(ConnectionResetError):  # the deadline may pass before the bytes are read
+            assert await whole(connection) == b""
         await one.results(Reason.HEAD_TIMEOUT)
 
 

@@ -212,9 +212,9 @@ async def test_a_paused_protocol_gets_nothing_and_later_everything(pair: Pair) -
     assert not pair.taking.came
     pair.taking.on_data = pair.transport.pause_reading  # after each piece
     for _ in range(3):
+        pair.taking.news.clear()
         pair.transport.resume_reading()
         await pair.client.send(b"more")
-        pair.taking.news.clear()
         await pair.taking.news.wait()
     pair.taking.on_data = lambda: None
     pair.transport.resume_reading()
