@@ -9,12 +9,15 @@ import shlex
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from proxy.admin.http import SERVER
 from proxy.errors import AdminError, ConfigError, Problem, UnknownName
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import escaped
+
+if TYPE_CHECKING:
+    import httpx2
 
 MAX_ANSWER: Final = 64 << 20
 """The most bytes of an answer: a hundred times what 1,000 clusters need. Only another program sends more."""
@@ -99,9 +102,10 @@ async def ask(where: Where, method: str, target: str, *, budget: float) -> objec
     Unanswered if no answer came within `budget` seconds, and AdminError for everything else.
     """
     answer = _Answer()
+    client = _client(where)  # not in the daemon's time: from a slow disk, the imports may take seconds
     try:
         async with asyncio.timeout(budget):
-            is_whole = await _exchange(where, method, target, answer)
+            is_whole = await _exchange(client, where, method, target, answer)
             if not is_whole and not answer.status:
                 answer.words = await _first_words(where)
                 if answer.words.partition(b"\nServer: ")[2].startswith(SERVER.encode()):
@@ -119,22 +123,29 @@ async def ask(where: Where, method: str, target: str, *, budget: float) -> objec
     return _read(where, answer)
 
 
-async def _exchange(where: Where, method: str, target: str, answer: _Answer) -> bool:
-    """Send the request and fill in `answer`. Returns whether the whole answer has arrived.
-
-    Raises AdminError if nobody listens.
-    """
+def _client(where: Where) -> httpx2.AsyncClient:
     import httpx2  # here, because importing it takes 50 ms, and most commands send no request
 
     transport = httpx2.AsyncHTTPTransport(
         uds=str(where) if isinstance(where, Path) else None,
         verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # unused: it spares httpx2 reading the system's CAs
     )
-    url = f"http://localhost{target}" if isinstance(where, Path) else f"http://{where}{target}"
     fields = {"Accept-Encoding": "identity", "Connection": "close"}
     # `trust_env`: a proxy from the environment could not reach the loopback of this machine.
     # `timeout`: `ask` has the deadline.
-    client = httpx2.AsyncClient(transport=transport, trust_env=False, timeout=None, headers=fields)
+    return httpx2.AsyncClient(transport=transport, trust_env=False, timeout=None, headers=fields)
+
+
+async def _exchange(
+    client: httpx2.AsyncClient, where: Where, method: str, target: str, answer: _Answer
+) -> bool:
+    """Send the request and fill in `answer`. Returns whether the whole answer has arrived.
+
+    Raises AdminError if nobody listens.
+    """
+    import httpx2  # `_client` has imported it
+
+    url = f"http://localhost{target}" if isinstance(where, Path) else f"http://{where}{target}"
     try:
         async with client, client.stream(method, url) as got:
             if got.status_code == 101:  # Switching Protocols, though the request did not ask for it

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.admin import client
-from proxy.admin.asking import MAX_ANSWER, NotKubemux, ask
+from proxy.admin import asking, client
+from proxy.admin.asking import MAX_ANSWER, NotKubemux, Where, ask
 from proxy.admin.status import to_document
 from proxy.config.model import AdminConfig
 from proxy.errors import AdminError, ConfigError, Problem, UnknownName
@@ -110,6 +110,28 @@ async def test_a_daemon_that_does_not_answer_is_an_error_in_time() -> None:
     async with Foreign(b"") as silent:
         with pytest.raises(AdminError, match=r"no answer within 0\.05 s"):
             await ask(silent.endpoint, "GET", "/", budget=0.05)
+
+
+async def test_the_imports_of_the_command_are_not_in_the_daemons_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They take 0.1 s of CPU, and seconds from a slow disk."""
+    steps: list[str] = []
+    make, timeout = asking._client, asyncio.timeout
+
+    def client_for(where: Where) -> object:
+        steps.append("imports")
+        return make(where)
+
+    def time_for(seconds: float) -> asyncio.Timeout:
+        steps.append("time")
+        return timeout(seconds)
+
+    monkeypatch.setattr(asking, "_client", client_for)
+    monkeypatch.setattr(asyncio, "timeout", time_for)
+    with pytest.raises(AdminError, match="Connection refused"):
+        await ask(NOWHERE, "GET", "/", budget=60)
+    assert steps[:2] == ["imports", "time"]
 
 
 async def test_an_order_without_an_answer_is_an_error_in_time(
