@@ -6,6 +6,9 @@ Each fork then does the same as `python -m proxy`.
 A fork has its own descriptors, environment, folder, session and limits, but the 0.4 s of CPU for imports are
 spent only once. It is a child of the process that sends the orders (CLONE_PARENT of clone(2)). That process
 waits for it as for any other child.
+
+The forks give the daemon a minute to answer, and not the 5 s that are right for a user: a busy machine may
+stop either of the two for longer.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ MOST_BYTES: Final = 64 << 10
 """The maximum size of an order. The kernel's limit for a packet is about 200 KiB."""
 _MOST_DESCRIPTORS: Final = 64
 _CLONE_PARENT: Final = 0x8000
+_ANSWER_S: Final = 60.0
 
 
 def main() -> None:
@@ -65,6 +69,8 @@ def _import(commands: list[str]) -> None:
         cli.main.get_command(None, command)
     if "run" in commands:
         forked_reader.prepare()
+    else:
+        vars(import_module("proxy.admin.client"))["ASK_TIMEOUT"] = _ANSWER_S
     gc.collect()
     gc.freeze()  # otherwise a garbage collection in a fork would copy all memory pages
 
