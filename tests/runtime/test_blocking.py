@@ -10,10 +10,11 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from weakref import ref
 
 import pytest
 
-from proxy.runtime.blocking import Hangs, Place, doing
+from proxy.runtime.blocking import Call, Hangs, Place, doing
 from tests.support.deadlines import wait_for_entry
 
 pytestmark = pytest.mark.both_loops
@@ -115,6 +116,22 @@ async def test_a_cancelled_call_still_occupies_its_place(gate: Gate) -> None:
         await task
     with pytest.raises(Hangs, match="/nfs/key"):
         await place.run(gate.pass_through, "/another", timeout=0.05)
+
+
+def test_a_thread_that_ends_late_keeps_no_result() -> None:
+    """The result may be a private key."""
+    has_result, may_end = threading.Event(), threading.Event()
+
+    def held_up() -> None:
+        has_result.set()
+        assert may_end.wait(30)
+
+    call = Call("here", Gate, timeout=30, done=held_up)
+    call.start()
+    assert has_result.wait(30)
+    result = ref(call.result())
+    assert result() is None
+    may_end.set()
 
 
 def test_doing_outside_of_a_call_does_nothing() -> None:
