@@ -269,10 +269,10 @@ async def test_a_link_that_sshd_ends_for_being_unused_is_no_failure(
     with capture_logs() as logs:
         async with Echo() as target, started(config_for(sshd)) as gateway:
             await gateway.until(
-                lambda: gateway.metric("gateway_reconnects_total", reason="link_lost") == 1, seconds=60
+                lambda: gateway.metric("gateway_reconnects_total", reason="link_lost") >= 1, seconds=60
             )
             assert not gateway._supervisor.retry.backoff._failures, "no dial has failed"
-            (lost,) = (entry for entry in logs if entry["event"] == "link lost")
+            lost, *_ = (entry for entry in logs if entry["event"] == "link lost")
             hold_until = asyncio.get_running_loop().time() + 30
             channel = await gateway.open_channel(target.endpoint, origin=ORIGIN, hold_until=hold_until)
             with suppress(TimeoutError):

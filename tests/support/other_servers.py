@@ -121,7 +121,7 @@ async def dropbear_server(folder: Path) -> AsyncIterator[GatewayConfig]:
         check=True,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
     )
     (folder / "host.pub").write_text(
         next(line for line in said.stdout.splitlines() if line.startswith("ssh-"))

@@ -17,7 +17,7 @@ from tests.support.parts import find
 
 def _keygen(*args: str | Path) -> None:
     subprocess.run(
-        [find("ssh-keygen") or "ssh-keygen", "-q", *args], check=True, capture_output=True, timeout=20
+        [find("ssh-keygen") or "ssh-keygen", "-q", *args], check=True, capture_output=True, timeout=60
     )
 
 
@@ -80,6 +80,6 @@ def fingerprint(key: Path) -> str:
         check=True,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
     )
     return done.stdout.split()[1]
