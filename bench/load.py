@@ -95,6 +95,8 @@ def keep_alive(route: Route, *, connections: int, seconds: int, path: str = "/")
         str(connections),
         "--duration",
         f"{seconds}s",
+        "--timeout",
+        "60s",
         "--latency",
     ]
     before = _cpu(route)

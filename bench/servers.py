@@ -135,4 +135,4 @@ def iperf3(port: int) -> Iterator[None]:
     with ended(subprocess.Popen(command, stdout=subprocess.DEVNULL)) as process:
         wait_listening([port], [process])
         yield
-        process.wait(timeout=10)  # the client has its result before the server ends
+        process.wait(timeout=60)  # the client has its result before the server ends

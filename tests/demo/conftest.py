@@ -26,7 +26,7 @@ async def call(*command: str, folder: Path) -> Finished:
     """Run a command with `folder` as its home, because kubectl writes a cache there."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
     process = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1, env=environment)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         out, err = await process.communicate()
     assert process.returncode is not None
     return Finished(process.returncode, out.decode(), err.decode())
