@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import TypeVar, TypeVarTuple
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -14,6 +15,7 @@ from proxy.config.reading import read
 from proxy.errors import LinkError
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
+from proxy.runtime.blocking import Place
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.login.dial import Dialled, dial
@@ -22,6 +24,8 @@ from proxy.ssh.supervision.gateway import Gateway
 from proxy.ssh.turns import Turns
 from tests.support.sshd import Sshd
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 ORIGIN = Endpoint("127.0.0.1", 1)
 
 
@@ -66,6 +70,23 @@ async def failure(config: GatewayConfig, gateways: Mapping[str, GatewayConfig] |
             raise AssertionError(f"{config.host} was reached")
     except LinkError as exc:
         return exc
+
+
+class Impatient(Place):
+    """A place that gives a call up as soon as it does `what`, and not before."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__("impatient")
+        self._what = what
+
+    async def run(self, function: Callable[[*Ts], T], *args: *Ts, timeout: float) -> T:  # noqa: ASYNC109 - as its base
+        running = asyncio.get_running_loop().create_task(super().run(function, *args, timeout=timeout))
+        while not running.done():
+            if self._running and self._running[0].what == self._what:
+                running.cancel()
+                raise self._running[0].hangs()
+            await asyncio.sleep(0.01)
+        return await running
 
 
 class Watched(Gateway):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
+from typing import Final
 
 import pytest
 
 from proxy.runtime.blocking import Call
+
+HOUR: Final = 3600.0
 
 
 class Deadline:
@@ -26,11 +30,22 @@ class Deadline:
 
         monkeypatch.setattr(asyncio, "timeout", timeout)
 
+    async def begins(self, count: int = 1) -> None:
+        """Wait until it has begun so many times."""
+        async with asyncio.timeout(60):
+            while len(self._running) < count:
+                await asyncio.sleep(0.001)
+
     def passes(self) -> None:
         """Let it pass for everything that waits now."""
         for loop, running in self._running:
-            loop.call_soon_threadsafe(running.reschedule, 0.0)
+            loop.call_soon_threadsafe(_expire, running)
         self._running.clear()
+
+
+def _expire(running: asyncio.Timeout) -> None:
+    with suppress(RuntimeError):  # what it was for has ended in time
+        running.reschedule(0.0)
 
 
 def wait_for_entry(monkeypatch: pytest.MonkeyPatch, has_entered: threading.Event) -> None:

@@ -37,6 +37,15 @@ def descendants(parent: int) -> set[int]:
     return found
 
 
+def has_ended(pid: int) -> bool:
+    """Whether the process is gone or a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:  # ProcessLookupError, if it ends while we read
+        return True
+    return stat.rpartition(")")[2].split()[0] in {"Z", "X"}
+
+
 def command(pid: int) -> str:
     """The command line of the process; its name if it is a zombie, empty if there is no such process."""
     with suppress(OSError):

@@ -19,6 +19,7 @@ from proxy.ssh.governor import HANDSHAKES_IN_FLIGHT
 from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.login.dial import Dialled, dial
 from tests.ssh.conftest import config_for, dialled, failure
+from tests.support.deadlines import HOUR, Deadline
 from tests.support.sshd import Sshd
 
 pytestmark = [pytest.mark.sshd, pytest.mark.both_loops]
@@ -129,7 +130,7 @@ async def test_a_healthy_gateway_of_the_same_sshd_does_not_wait_for_an_agent_tha
             ssh_config = tmp_path / f"{name}.config"
             ssh_config.write_text(f"IdentityAgent {tmp_path / name}\n")
             config = config_for(
-                sshd, ssh_config=str(ssh_config), identity_files=None, agent=True, connect_timeout="100s"
+                sshd, ssh_config=str(ssh_config), identity_files=None, agent=True, connect_timeout="1h"
             )
             group.start(dial(config, {}, shared, lambda _: None))
             await hangs.asked()
@@ -139,17 +140,36 @@ async def test_a_healthy_gateway_of_the_same_sshd_does_not_wait_for_an_agent_tha
         await healthy.close()
 
 
+@asynccontextmanager
+async def failing(
+    kind: str, path: Path, key: Path, patch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[[], Coroutine[Any, Any, None]]]:
+    """An agent at `path` that fails, and holds `key`. Call the result during a dial with a `connect_timeout`
+    of an hour: half of it is the agent's time, and that is over when the call returns.
+    """
+    patch.setenv("SSH_AUTH_SOCK", str(path))
+    held = holds(asyncssh.read_private_key(key))
+    answer = {"silent": silence, "hangs up": hang_up, "never signs": held}[kind]
+    waiting = Waiting(SIGN if kind == "never signs" else IDENTITIES - 1, answer)
+    deadline = Deadline(patch, HOUR / 2)
+
+    async def time_is_over() -> None:
+        await waiting.asked()
+        if kind != "hangs up":
+            deadline.passes()
+
+    async with agent(path, waiting):
+        yield time_is_over
+
+
 @pytest.mark.parametrize("kind", ["silent", "hangs up", "never signs"])
 async def test_an_agent_that_hangs_is_named_in_the_error_within_connect_timeout(
     kind: str, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "agent"
-    monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
-    key = asyncssh.read_private_key(sshd.identity)
-    answer = {"silent": silence, "hangs up": hang_up, "never signs": holds(key)}[kind]
-    config = config_for(sshd, agent=True, identity_files=None, connect_timeout="6s")
-    async with agent(path, answer), asyncio.timeout(30):
-        found = await failure(config)
+    config = config_for(sshd, agent=True, identity_files=None, connect_timeout="1h")
+    async with failing(kind, path, sshd.identity, monkeypatch) as time_is_over, asyncio.timeout(60):
+        found, _ = await asyncio.gather(failure(config), time_is_over())
     assert isinstance(found, CredentialsUnusable), found
     said = "cannot be used: 0 bytes read" if kind == "hangs up" else "does not answer"
     assert str(found).startswith(f"the ssh-agent at {path} {said}"), found
@@ -160,12 +180,13 @@ async def test_an_agent_that_hangs_is_named_in_the_error_within_connect_timeout(
 async def test_a_key_file_is_tried_although_the_agent_fails(
     kind: str, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "agent"
-    monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
+    config = config_for(sshd, agent=True, connect_timeout="1h")
     held = sshd.new_identity("held")
-    answer = {"silent": silence, "hangs up": hang_up, "never signs": holds(asyncssh.read_private_key(held))}[
-        kind
-    ]
-    config = config_for(sshd, agent=True, connect_timeout="6s")
-    async with agent(path, answer), dialled(config) as link:
-        assert link.conns
+    async with (
+        failing(kind, tmp_path / "agent", held, monkeypatch) as time_is_over,
+        asyncio.timeout(60),
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(time_is_over())
+        async with dialled(config) as link:
+            assert link.conns

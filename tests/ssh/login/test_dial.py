@@ -13,7 +13,6 @@ from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -35,10 +34,11 @@ from proxy.relay.socket_relay import LINGER_ZERO
 from proxy.runtime.blocking import Place
 from proxy.runtime.names import Address
 from proxy.ssh.handshakes import Handshakes
-from proxy.ssh.login.dial import dial
+from proxy.ssh.login.dial import Places, dial
 from proxy.ssh.login.tcp import Tcp
-from tests.ssh.conftest import config_for, dialled, failure
+from tests.ssh.conftest import Impatient, config_for, dialled, failure
 from tests.support import ssh_keys
+from tests.support.deadlines import HOUR, Deadline
 from tests.support.leaks import open_files
 from tests.support.ports import free_port
 from tests.support.serving import Server, reset
@@ -74,10 +74,6 @@ def config(tmp_path: Path) -> GatewayConfig:
     return read(GatewayConfig, section)
 
 
-SOON_S: Final = 0.3
-"""The `connect_timeout` of dials that must not get an answer."""
-
-
 def at(config: GatewayConfig, **changes: object) -> GatewayConfig:
     return config.model_copy(update=changes)
 
@@ -97,28 +93,49 @@ def says(data: bytes, *, then: str = "wait") -> Play:
 
 BANNER = b"SSH-2.0-Peer\r\n"
 
-HOSTILE: dict[str, tuple[Play, type[LinkError]]] = {
-    "silence": (says(b""), ConnectTimeout),
-    "only a banner": (says(BANNER), ConnectTimeout),
-    "hangs up": (says(b"", then="close"), HandshakeFailed),
-    "hangs up after the banner": (says(BANNER, then="close"), HandshakeFailed),
-    "resets": (says(BANNER, then="reset"), HandshakeFailed),
-    "speaks HTTP": (says(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 10, then="close"), HandshakeFailed),
-    "an endless line": (says(b"x" * 200_000), HandshakeFailed),
-    "an old protocol": (says(b"SSH-1.5-Old\r\n"), HandshakeFailed),
-    "a packet too long": (says(BANNER + b"\xff" * 100), HandshakeFailed),
-    "no packet": (says(BANNER + bytes(100)), HandshakeFailed),
-    "over MaxStartups": (says(b"Exceeded MaxStartups\r\n", then="close"), HandshakeFailed),
+HOSTILE: dict[str, Play] = {
+    "hangs up": says(b"", then="close"),
+    "hangs up after the banner": says(BANNER, then="close"),
+    "resets": says(BANNER, then="reset"),
+    "speaks HTTP": says(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 10, then="close"),
+    "an endless line": says(b"x" * 200_000),
+    "an old protocol": says(b"SSH-1.5-Old\r\n"),
+    "a packet too long": says(BANNER + b"\xff" * 100),
+    "no packet": says(BANNER + bytes(100)),
+    "over MaxStartups": says(b"Exceeded MaxStartups\r\n", then="close"),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_a_peer_that_is_no_ssh_server_is_named_in_the_error(name: str, config: GatewayConfig) -> None:
-    play, kind = HOSTILE[name]
-    async with Peer(play) as peer:
-        seconds = SOON_S if kind is ConnectTimeout else 30.0
-        found = await failure(at(config, port=peer.endpoint.port, connect_timeout=seconds))
-    assert type(found) is kind, found
+    async with Peer(HOSTILE[name]) as peer:
+        found = await failure(at(config, port=peer.endpoint.port))
+    assert type(found) is HandshakeFailed, found
+    assert found.stage is Stage.SSH
+    assert str(peer.endpoint) in str(found)
+    assert found.hint
+
+
+@pytest.mark.parametrize("said", [b"", BANNER], ids=["silence", "only a banner"])
+async def test_a_silent_peer_is_named_in_the_error(
+    said: bytes, config: GatewayConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadline, is_up = Deadline(monkeypatch, HOUR), asyncio.Event()
+
+    async def play(reader: StreamReader, writer: StreamWriter) -> None:
+        writer.write(said)
+        await reader.readline()
+        is_up.set()
+        await reader.read()
+
+    async def time_is_over() -> None:
+        await is_up.wait()
+        deadline.passes()
+
+    async with Peer(play) as peer, asyncio.timeout(60):
+        dialling = failure(at(config, port=peer.endpoint.port, connect_timeout=HOUR))
+        found, _ = await asyncio.gather(dialling, time_is_over())
+    assert type(found) is ConnectTimeout, found
     assert found.stage is Stage.SSH
     assert str(peer.endpoint) in str(found)
     assert found.hint
@@ -132,8 +149,7 @@ def test_any_bytes_end_in_a_link_error(config: GatewayConfig, packets: list[byte
     async def scenario() -> None:
         framed = b"".join((len(p) + 1 + 4).to_bytes(4) + b"\x04" + p + bytes(4) for p in packets)
         async with Peer(says(BANNER + framed, then="close")) as peer:
-            soon = at(config, port=peer.endpoint.port, connect_timeout=SOON_S)
-            assert isinstance(await failure(soon), LinkError)
+            assert isinstance(await failure(at(config, port=peer.endpoint.port)), LinkError)
 
     asyncio.run(scenario())
 
@@ -153,7 +169,7 @@ async def test_a_name_that_does_not_resolve_is_named_in_the_error(config: Gatewa
     assert "getent hosts" in found.hint
 
 
-async def test_a_full_backlog_is_a_timeout(config: GatewayConfig) -> None:
+async def test_a_full_backlog_is_a_timeout(config: GatewayConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel neither accepts nor refuses the connection, as behind a firewall that drops packets."""
     with (
         socket.create_server(("127.0.0.1", 0), backlog=0) as full,
@@ -163,10 +179,17 @@ async def test_a_full_backlog_is_a_timeout(config: GatewayConfig) -> None:
         for sock in (first, second):
             sock.setblocking(False)
             sock.connect_ex(full.getsockname())
-        found = await failure(at(config, port=full.getsockname()[1], connect_timeout=SOON_S))
+        deadline = Deadline(monkeypatch, HOUR)
+        dialling = asyncio.get_running_loop().create_task(
+            failure(at(config, port=full.getsockname()[1], connect_timeout=HOUR))
+        )
+        await deadline.begins(2)  # the dial's, and that of its only address
+        deadline.passes()
+        async with asyncio.timeout(60):
+            found = await dialling
     assert isinstance(found, ConnectTimeout)
     assert found.stage is Stage.TCP
-    assert "within 0.3 s" in str(found)
+    assert "within 3600 s" in str(found)
 
 
 async def test_the_next_address_is_tried_when_the_first_is_silent(
@@ -189,7 +212,14 @@ async def test_the_next_address_is_tried_when_the_first_is_silent(
 
             # Patched, because no test machine has a name with a dead address.
             monkeypatch.setattr("proxy.ssh.login.tcp.resolve", two_addresses)
-            found = await failure(at(config, host="two.example", port=port, connect_timeout=5.0))
+            deadline = Deadline(monkeypatch, HOUR / 2)
+            dialling = asyncio.get_running_loop().create_task(
+                failure(at(config, host="two.example", port=port, connect_timeout=HOUR))
+            )
+            await deadline.begins()
+            deadline.passes()
+            async with asyncio.timeout(60):
+                found = await dialling
             assert isinstance(found, HandshakeFailed), found
             assert peer.accepted == 1
 
@@ -202,7 +232,7 @@ async def test_a_bindaddress_may_be_a_name() -> None:
         sources.append(writer.get_extra_info("peername")[0])
 
     async with Peer(play) as peer:
-        tcp = Tcp("server", 5.0, 1.0, Place("names"), "localhost")
+        tcp = Tcp("server", 60.0, 1.0, Place("names"), "localhost")
         await tcp.resolve("127.0.0.1", peer.endpoint.port, socket.AF_INET)
         transport, _ = await tcp.create_connection(asyncio.Protocol, "", peer.endpoint.port)
         transport.close()
@@ -210,7 +240,7 @@ async def test_a_bindaddress_may_be_a_name() -> None:
             while not sources:
                 await asyncio.sleep(0.001)
     assert sources == ["127.0.0.1"]
-    nowhere = Tcp("server", 5.0, 1.0, Place("names"), "no.such.name.invalid")
+    nowhere = Tcp("server", 60.0, 1.0, Place("names"), "no.such.name.invalid")
     with pytest.raises(Unresolvable, match=r"^BindAddress no\.such\.name\.invalid does not resolve"):
         await nowhere.resolve("127.0.0.1", 22, socket.AF_INET)
 
@@ -232,10 +262,11 @@ async def test_agent_true_without_an_agent_is_an_error(
 async def test_a_file_that_hangs_is_given_up(config: GatewayConfig, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    found = await failure(at(config, passphrase_file=pipe, connect_timeout=SOON_S))
-    assert isinstance(found, CredentialsUnusable)
-    assert f"reading {pipe} has been hanging since 20" in str(found)
-    assert found.retry is RetryClass.SOON
+    places = Places()
+    places.settings = Impatient(f"reading {pipe}")
+    with pytest.raises(CredentialsUnusable, match=f"reading {pipe} has been hanging since 20") as caught:
+        await dial(at(config, passphrase_file=pipe), {}, Handshakes(), lambda _: None, places=places)
+    assert caught.value.retry is RetryClass.SOON
     with pipe.open("w"):  # lets the thread that reads it end
         pass
 
@@ -269,12 +300,13 @@ class TestCancelled:
         async with dialled(config, gateways):  # after this, all that is made once per loop exists
             pass
         tasks = asyncio.all_tasks()
-        files = {fd: target for fd, target in open_files().items() if "[" in target}
+        files = {(fd, target) for fd, target in open_files().items() if "[" in target}
         assert await self.cut_short(config, gateways) > 20
         async with asyncio.timeout(30):
+            # What the first dial has left may close in the meantime.
             while {
-                fd: t for fd, t in open_files().items() if "[" in t
-            } != files or asyncio.all_tasks() != tasks:
+                (fd, t) for fd, t in open_files().items() if "[" in t
+            } - files or asyncio.all_tasks() - tasks:
                 await asyncio.sleep(0.01)
             for sshd in sshds:
                 while await asyncio.to_thread(sshd.sessions):
