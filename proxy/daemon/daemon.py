@@ -116,7 +116,7 @@ class Daemon:
             listening=listening,
             version=__version__,
         )
-        systemd.notify(systemd.READY, systemd.status(summary(self.snapshot())))
+        await systemd.ready(systemd.status(summary(self.snapshot())))
 
     async def _start_admin(self, server: AdminServer, admin: AdminConfig) -> bool:
         """Serve the admin endpoints. Returns whether at least one address could be bound."""

@@ -69,7 +69,7 @@ async def reload(daemon: Daemon) -> ReloadResult:
         return result
     finally:
         if not daemon.is_draining:
-            systemd.notify(systemd.READY, systemd.status(summary(daemon.snapshot())))
+            await systemd.ready(systemd.status(summary(daemon.snapshot())))
 
 
 async def _apply(graph: Graph, loaded: Loaded) -> ReloadResult:

@@ -6,9 +6,9 @@ state (sd_notify(3)). `WATCHDOG_USEC` is how often systemd expects a message (sd
 variables, for example under a shell, everything here does nothing:
 
     inherited = inherited_sockets()                     # before anything binds, or starts a child
-    notify(READY, status("3/5 clusters up"))
+    await ready(status("3/5 clusters up"))
     notify(WATCHDOG)                                    # by the event loop, every watchdog_interval() s
-    notify(reloading()); ...; notify(READY)
+    notify(reloading()); ...; await ready(status("4/5 clusters up"))
     notify(STOPPING, extend(40.0))
 
 `proxy/entries/fd_store.py` uses this for sockets that systemd keeps from one process to the next.
@@ -17,6 +17,7 @@ variables, for example under a shell, everything here does nothing:
 from __future__ import annotations
 
 import array
+import asyncio
 import os
 import socket
 import time
@@ -37,6 +38,9 @@ WATCHDOG: Final = "WATCHDOG=1"
 
 STORED: Final = "listen-"
 """The names of sockets that systemd keeps for us begin with this (`proxy/entries/fd_store.py`)."""
+
+READY_S: Final = 10.0
+"""Seconds within which systemd must take READY=1."""
 
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 
@@ -70,27 +74,58 @@ def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
     Never blocks, never raises: if systemd is busy or gone, the daemon still works. `fds` belong to FDSTORE=1
     or BARRIER=1.
     """
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
+    if not (address := os.environ.get("NOTIFY_SOCKET")):
         return False
-    # An abstract socket's name begins with a null byte, written `@` in the environment (unix(7)).
-    name = "\0" + address[1:] if address.startswith("@") else address
     try:
-        with socket.socket(
-            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-        ) as sock:
+        with _connected(address) as sock:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-            sock.sendmsg(["\n".join(assignments).encode(errors="replace")], rights, 0, name)
+            sock.sendmsg([_message(assignments)], rights)
     except OSError as exc:
-        log.warning(
-            "service manager not notified",
-            socket=address,
-            error=str(exc),
-            hint="if systemd restarts kubemux for this, check NotifyAccess= and "
-            "RestrictAddressFamilies=AF_UNIX in its unit",
-        )
+        _not_notified(address, exc)
         return False
     return True
+
+
+async def ready(*assignments: str) -> None:
+    """Send READY=1 with these assignments. Like `notify`, but it waits up to READY_S while systemd's queue of
+    messages is full: a daemon with many addresses has just filled it (`fd_store`), and without READY=1
+    systemd ends the service after TimeoutStartSec=.
+    """
+    if not (address := os.environ.get("NOTIFY_SOCKET")):
+        return
+    try:
+        with _connected(address) as sock:
+            async with asyncio.timeout(READY_S):
+                await asyncio.get_running_loop().sock_sendall(sock, _message((READY, *assignments)))
+    except OSError as exc:
+        _not_notified(address, exc)
+
+
+def _connected(address: str) -> socket.socket:
+    """A non-blocking socket that is connected to systemd's. Raises OSError."""
+    # An abstract socket's name begins with a null byte, written `@` in the environment (unix(7)).
+    name = "\0" + address[1:] if address.startswith("@") else address
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        sock.connect(name)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _message(assignments: Sequence[str]) -> bytes:
+    return "\n".join(assignments).encode(errors="replace")
+
+
+def _not_notified(address: str, exc: OSError) -> None:
+    log.warning(
+        "service manager not notified",
+        socket=address,
+        error=str(exc) or "it took no message in time",
+        hint="if systemd restarts kubemux for this, check NotifyAccess= and "
+        "RestrictAddressFamilies=AF_UNIX in its unit",
+    )
 
 
 def watchdog_interval() -> float | None:

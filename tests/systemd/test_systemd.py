@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
@@ -56,6 +57,32 @@ def test_a_manager_that_does_not_read_is_not_waited_for(manager: socket.socket) 
     assert logs[0]["socket"] == os.environ["NOTIFY_SOCKET"]
     assert manager.recv(1024) == b"WATCHDOG=1"
     assert systemd.notify(systemd.WATCHDOG)
+
+
+def fill() -> None:
+    """Fill the manager's queue."""
+    with capture_logs():
+        while systemd.notify(systemd.WATCHDOG):
+            pass
+
+
+async def test_ready_waits_until_the_manager_has_room(manager: socket.socket) -> None:
+    async def until_ready() -> None:
+        while await asyncio.to_thread(manager.recv, 1024) != b"READY=1\nSTATUS=up":
+            pass
+
+    fill()
+    with capture_logs() as logs:
+        await asyncio.gather(systemd.ready(systemd.status("up")), until_ready())
+    assert logs == []
+
+
+async def test_ready_does_not_wait_for_ever(manager: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill()
+    monkeypatch.setattr(systemd, "READY_S", 0.1)
+    with capture_logs() as logs:
+        await systemd.ready()
+    assert [entry["event"] for entry in logs] == ["service manager not notified"]
 
 
 @pytest.mark.parametrize("name", ["/nonexistent/notify", "/" + "x" * 200, "vsock:2:1234"])
