@@ -131,7 +131,7 @@ EXPLAINED: Final[Mapping[str, frozenset[str]]] = {
     "cluster still down": DOWN,
     "gateway state": frozenset({"", "down"}),
     "reload rejected": frozenset({""}),
-    "service manager not notified": frozenset({""}),  # this test does not read the notify socket all the time
+    "service manager not notified": frozenset({""}),  # its socket has room for ten messages
 }
 """The events that the log may have at level warning and above, each with its possible reasons (or results, or
 states).

@@ -9,10 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Self
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -78,6 +80,9 @@ class Daemon:
         self.notified: list[str] = []
         """The assignments that came over $NOTIFY_SOCKET, oldest first."""
         self._socket: socket.socket | None = None
+        self._said: SimpleQueue[list[str]] = SimpleQueue()
+        """The datagrams that were not asked for yet. A thread reads them: the socket has room for ten."""
+        self._reader: threading.Thread | None = None
 
     @property
     def pid(self) -> int:
@@ -117,6 +122,9 @@ class Daemon:
         self._notify.unlink(missing_ok=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self._notify))
+        self._said = SimpleQueue()
+        self._reader = threading.Thread(target=_read, args=(self._socket, self._said), name="service manager")
+        self._reader.start()
         with self._log.open("ab") as log:
             self._process = self._popen(
                 [*self._wrapper, *PROGRAM, "run", "--config", self.config],
@@ -162,6 +170,9 @@ class Daemon:
             self._process.wait()
             self._process = None
         if self._socket:
+            self._socket.shutdown(socket.SHUT_RD)  # wakes the reader
+            if self._reader:
+                self._reader.join()
             self._socket.close()
             self._socket = None
 
@@ -172,10 +183,9 @@ class Daemon:
     def next_notified(self, *, seconds: float) -> list[str]:
         """The assignments of its next datagram to the service manager; empty if none arrives in time."""
         assert self._socket, "the daemon does not run"
-        self._socket.settimeout(seconds)
         try:
-            said = self._socket.recv(4096).decode().splitlines()
-        except TimeoutError:
+            said = self._said.get(timeout=seconds)
+        except Empty:
             return []
         self.notified += said
         return said
@@ -269,3 +279,9 @@ class Daemon:
         assert words <= set(map(str, Reason)), words
         bad = [entry for entry in self.events() if entry["level"] in ("error", "critical")]
         assert all(entry["event"] in self._expected_errors for entry in bad), bad
+
+
+def _read(notify: socket.socket, said: SimpleQueue[list[str]]) -> None:
+    """Read what the daemon tells its service manager, until the socket is shut down."""
+    while data := notify.recv(4096):
+        said.put(data.decode().splitlines())
