@@ -130,7 +130,8 @@ async def test_each_kind_of_credential_logs_in_or_its_failure_is_explained(
         "junk-certificate": ({"certificate_files": [junk]}, "credentials_unusable", [junk, "certificate"]),
     }
     gateways = good | {name: gateway(sshd, **more) for name, (more, _, _) in bad.items()}
-    gateways = {name: {**section, "connections": 1} for name, section in gateways.items()}
+    alike = {"connections": 1, "connect_timeout": "60s"}
+    gateways = {name: {**section, **alike} for name, section in gateways.items()}
     port = free_port()
     async with Https(certificates) as server:
         clusters = {"prod": cluster(port, server.endpoint, via="passphrase", ca=certificates.ca, probe=PROBE)}
