@@ -60,7 +60,10 @@ PATTERNS = st.lists(
 
 
 @pytest.mark.sshd
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     patterns=PATTERNS,
     name=st.text("ab.", min_size=1, max_size=4),

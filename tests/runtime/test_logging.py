@@ -14,7 +14,7 @@ import pytest
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors.reasons import Reason
@@ -223,8 +223,7 @@ def test_redacts_credentials_in_text_and_nothing_else(text: str, shown: str) -> 
     assert redact(None, "info", {"event": text})["event"] == shown
 
 
-# Other work may have the machine.
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(
     st.dictionaries(
         st.text(),

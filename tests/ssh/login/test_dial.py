@@ -141,7 +141,10 @@ async def test_a_silent_peer_is_named_in_the_error(
     assert found.hint
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(packets=st.lists(st.binary(min_size=1, max_size=60), max_size=6))
 def test_any_bytes_end_in_a_link_error(config: GatewayConfig, packets: list[bytes]) -> None:
     """Random payloads in valid packets: any exception of asyncssh's parsers must become a LinkError."""
