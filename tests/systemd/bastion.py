@@ -46,7 +46,7 @@ asyncio.run(main(*sys.argv[1:]))
 _ASK: Final = """
 import socket
 for address in ("127.0.0.1", 22), ("10.0.0.10", 6443):
-    socket.create_connection(address, timeout=5).close()
+    socket.create_connection(address, timeout=60).close()
 """
 
 

@@ -47,7 +47,7 @@ asyncio.run(main(*sys.argv[1:]))
 _ASK: Final = """
 import socket
 for address in ("127.0.0.2", 22), ("127.0.0.1", 6443):
-    socket.create_connection(address, timeout=5).close()
+    socket.create_connection(address, timeout=60).close()
 """
 
 

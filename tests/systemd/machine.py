@@ -247,7 +247,7 @@ class Machine:
             ["nsenter", "-t", getattr(self, "_init", "0"), "-m", "-p", "--", *status],
             capture_output=True,
             text=True,
-            timeout=10,
+            timeout=60,
             check=False,
         )
         return f"{state.stdout}{state.stderr}\n--- log\n{self.log.read_text()}"

@@ -83,13 +83,13 @@ if where.startswith("/"):
     client = socket.socket(socket.AF_UNIX)
     client.connect(where)
 else:
-    client = socket.create_connection((where, 10000), timeout=20)
+    client = socket.create_connection((where, 10000), timeout=60)
 client.sendall(name.encode())
 client.recv(1)
 """
 _SENDS_AND_CLOSES: Final = """
 import socket, sys
-with socket.create_connection(("127.0.0.1", 10001), timeout=20) as client:
+with socket.create_connection(("127.0.0.1", 10001), timeout=60) as client:
     client.sendall(sys.argv[1].encode())
 """
 

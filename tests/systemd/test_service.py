@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -39,7 +39,7 @@ CLUSTERS = {
 # client does not.
 CLIENT = """
 import socket
-socket.setdefaulttimeout(20)
+socket.setdefaulttimeout(60)
 server = socket.create_server(("127.0.0.1", 6443))
 client = socket.create_connection(("127.0.0.1", 16443))
 client.sendall(b"ping")
@@ -69,7 +69,7 @@ threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).sta
 served, failed = 0, {}
 while not over.is_set():
     try:
-        with socket.create_connection(("127.0.0.1", 16443), timeout=30) as client:
+        with socket.create_connection(("127.0.0.1", 16443), timeout=60) as client:
             client.sendall(b"ping")
             if client.recv(4) != b"pong":
                 raise EOFError
@@ -83,14 +83,14 @@ print(json.dumps([served, failed]))
 """
 # The same by name, alternating between these sockets.
 CLIENTS_BY_NAME = CLIENTS.replace(
-    """with socket.create_connection(("127.0.0.1", 16443), timeout=30) as client:
+    """with socket.create_connection(("127.0.0.1", 16443), timeout=60) as client:
             client.sendall(b"ping")
             if client.recv(4) != b"pong":
                 raise EOFError
 """,
     r"""for path in sys.argv[1:]:
             with socket.socket(socket.AF_UNIX) as client, client.makefile("rb") as answer:
-                client.settimeout(30)
+                client.settimeout(60)
                 client.connect(path)
                 client.sendall(b"CONNECT local:443 HTTP/1.1\r\n\r\nping")
                 status = answer.readline()
@@ -115,13 +115,17 @@ client.recv(1)
 """
 
 
-def configure(machine: Machine, **sections: object) -> None:
+def configure(machine: Machine, *, limits: Mapping[str, object] | None = None, **sections: object) -> None:
+    """Write the configuration file. kubemux never closes the port of a cluster whose gateway does not
+    answer, as it would after `hold_timeout`.
+    """
     admin = {"listen": "127.0.0.1:9464", "socket": "/run/kubemux/admin.sock"}
     content = {
         "version": 1,
         "admin": admin,
         "gateways": {"eu-edge": GATEWAY},
         "clusters": CLUSTERS,
+        "limits": {"hold_timeout": "1h", **(limits or {})},
     } | sections
     machine.config.write_text(json.dumps(content))
 
@@ -228,7 +232,11 @@ def test_log_levels_are_priorities_of_the_journal(machine: Machine) -> None:
     keep_a_journal(machine)
     machine.systemctl("start", "kubemux.service")  # the gateway refuses: no process listens
     machine.wait(
-        lambda: "gateway dial failed" in str(journal(machine, "warning")), "the warning in the journal"
+        lambda: (
+            "gateway dial failed" in str(journal(machine, "warning"))
+            and '"started"' in str(journal(machine, "info..info"))
+        ),
+        "the warning and the start in the journal",
     )
     levels = {"info": "info..info", "warning": "warning..warning", "error": "emerg..err"}
     found = {
@@ -312,7 +320,7 @@ def test_a_file_the_service_may_not_read_has_a_working_remedy(
         machine, gateways={"eu-edge": GATEWAY | {"identity_files": [key], "known_hosts": [known_hosts]}}
     )
     machine.systemctl("start", "kubemux.service", check=False)
-    assert remedy in machine.log.read_text()
+    machine.wait(lambda: remedy in machine.log.read_text(), "the remedy")
     assert "chmod" not in machine.log.read_text()
 
 
@@ -378,9 +386,8 @@ def test_a_loop_that_hangs_is_restarted(machine: Machine) -> None:
     machine.systemctl("start", "kubemux.service")
     before = machine.show("MainPID")["MainPID"]
     machine.systemctl("kill", "--signal=STOP", "--kill-who=main", "kubemux.service")
-    machine.wait(lambda: machine.show("NRestarts")["NRestarts"] != "0", "a restart")
+    machine.wait(lambda: machine.show("MainPID")["MainPID"] not in {"0", before}, "another process")
     machine.until(ActiveState="active")
-    assert machine.show("MainPID")["MainPID"] != before
     # systemd's signal is SIGABRT, and PYTHONFAULTHANDLER reports where the loop hung.
     assert "Fatal Python error: Aborted" in machine.log.read_text()
 
@@ -417,7 +424,7 @@ def test_no_client_is_refused_during_a_restart(machine: Machine) -> None:
         clients.stdout.readline()
         act()
         machine.until(ActiveState="active", NFileDescriptorStore="3")
-        served, failed = json.loads(clients.communicate("", timeout=60)[0])
+        served, failed = json.loads(clients.communicate("", timeout=120)[0])
         assert served > 1
         return cast("dict[str, int]", failed)
 
@@ -479,7 +486,7 @@ def test_a_group_has_a_socket_that_outlives_restarts(machine: Machine) -> None:
     for _ in range(2):
         machine.systemctl("restart", "kubemux.service")
     machine.until(ActiveState="active")
-    served, failed = json.loads(clients.communicate("", timeout=60)[0])
+    served, failed = json.loads(clients.communicate("", timeout=120)[0])
     assert served > 1
     assert failed == {}, bad_ends(machine.log)
     assert machine.run(*look).stdout.splitlines()[0] == "660 kube"
@@ -499,7 +506,7 @@ def test_a_long_drain_is_waited_for(machine: Machine) -> None:
     machine.systemctl("stop", "kubemux.service")
     ended = {"Result": "success", "ExecMainCode": "1", "ExecMainStatus": "0"}
     assert machine.show(*ended) == ended
-    client.communicate("", timeout=20)
+    client.communicate("", timeout=60)
 
 
 def test_a_client_starts_the_service_through_the_socket(machine: Machine) -> None:
@@ -515,8 +522,9 @@ def test_a_client_starts_the_service_through_the_socket(machine: Machine) -> Non
     assert machine.run("python3", "-c", CLIENT).stdout == "pong\n"
     assert machine.show("NFileDescriptorStore") == {"NFileDescriptorStore": "3"}
     # Between a crash and the restart no process accepts, but no client is refused.
+    before = machine.show("MainPID")
     machine.systemctl("kill", "--signal=KILL", "--kill-who=main", "kubemux.service")
-    machine.until(MainPID="0")
+    machine.wait(lambda: machine.show("MainPID") != before, "the crash")
     assert machine.run("python3", "-c", CLIENT).stdout == "pong\n"
 
 

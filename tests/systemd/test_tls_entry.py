@@ -39,7 +39,7 @@ context = ssl.create_default_context(cafile="/etc/kubemux/entries/ca.crt")
 if pair:
     context.load_cert_chain(*pair)
 try:
-    with socket.create_connection(("127.0.0.1", 3129), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", 3129), timeout=60) as sock:
         with context.wrap_socket(sock, server_hostname="bastion.eu.example.com") as client:
             basic = base64.b64encode(password.encode()).decode()
             head = f"CONNECT {name}:443 HTTP/1.1\\r\\nProxy-Authorization: Basic {basic}\\r\\n\\r\\n"

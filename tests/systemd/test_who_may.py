@@ -87,10 +87,10 @@ def came(way, address, name, port):
 def answered(way, address, name, port):
     if address.startswith("/"):
         client = socket.socket(socket.AF_UNIX)
-        client.settimeout(20)
+        client.settimeout(60)
         client.connect(address)
     else:
-        client = socket.create_connection(("127.0.0.1", int(address)), timeout=20)
+        client = socket.create_connection(("127.0.0.1", int(address)), timeout=60)
     with client:
         if way == "CONNECT":
             client.sendall(f"CONNECT {name}:{port} HTTP/1.1\\r\\n\\r\\n".encode())
@@ -114,7 +114,7 @@ print(json.dumps([came(*way) for way in json.loads(sys.argv[1])]))
 _SENDS_AND_CLOSES: Final = """
 import socket, sys
 for port, data in (3128, "CONNECT rooted:443 HTTP/1.1\\r\\n\\r\\n"), (16444, ""):
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(f"{data}{sys.argv[1]} has sent and closed".encode())
 """
 
@@ -153,6 +153,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     for name, text in (("passwd", USERS), ("group", GROUPS)):
         path = tmp_path / "etc" / name
         path.write_text(path.read_text() + text)
+    machine.drop_in("watchdog", "[Service]\nWatchdogSec=0\n")  # the test stops the daemon for a while
     machine.config.write_text(json.dumps(_config()))
     machine.config.chmod(0o644)
     with machine, machine.background("python3", "-c", _ECHO):
