@@ -89,7 +89,7 @@ def repository(tmp_path: Path) -> Path:
     folder.mkdir()
     package = folder / "part.deb"
     subprocess.run(
-        ["dpkg-deb", "--root-owner-group", "-b", tree, package], check=True, capture_output=True, timeout=30
+        ["dpkg-deb", "--root-owner-group", "-b", tree, package], check=True, capture_output=True, timeout=100
     )
     data = package.read_bytes()
     index = f"{_CONTROL}Filename: ./part.deb\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n"
@@ -108,7 +108,7 @@ def inside(
     environment: Mapping[str, str] = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", **env}
     done = subprocess.run(
         [*command, "bash", "-ec", script],
-        stdin=stdin, env=environment, capture_output=True, text=True, timeout=100, check=False,
+        stdin=stdin, env=environment, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -41,7 +41,7 @@ class Desk:
         return re.sub(rf"\b{_ENTRY.port}\b", str(self.entry.port), there)  # a free port may be 31285
 
     def typed(
-        self, script: str, *, stdin: bytes = b"", seconds: float = 60
+        self, script: str, *, stdin: bytes = b"", seconds: float = 120
     ) -> subprocess.CompletedProcess[bytes]:
         """Run the script in a shell. Returns its exit code and output."""
         return subprocess.run(
