@@ -74,7 +74,7 @@ def test_patterns_match_as_in_ssh_keygen(tmp_path: Path, patterns: list[str], na
     text = f"{marker}{','.join(patterns)} {KEY}\n"
     path.write_text(text)
     done = subprocess.run(
-        ["ssh-keygen", "-F", name, "-f", path], capture_output=True, timeout=10, check=False
+        ["ssh-keygen", "-F", name, "-f", path], capture_output=True, timeout=60, check=False
     )
     assert bool(lines(text, name)) == (done.returncode == 0), text
 

@@ -1,4 +1,4 @@
-"""Files that another process is writing to."""
+"""Files that another process writes or reads meanwhile."""
 
 from __future__ import annotations
 
@@ -13,3 +13,11 @@ def whole_lines(path: Path) -> list[str]:
     """
     text = path.read_text() if path.is_file() else ""
     return text[: text.rfind("\n") + 1].splitlines()
+
+
+def replace(path: Path, text: str) -> None:
+    """Write the whole file at once: whoever reads it meanwhile gets the old content or the new one."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(text)
+    new.chmod(0o644)
+    new.replace(path)

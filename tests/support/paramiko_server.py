@@ -14,7 +14,7 @@ from threading import Thread
 
 import paramiko  # type: ignore[import-untyped]
 
-CONNECT_SECONDS = 5
+CONNECT_SECONDS = 60
 ACCEPT_SECONDS = 10
 CHUNK = 32 << 10
 

@@ -10,6 +10,7 @@ from typing import Self
 from proxy.runtime.endpoint import Endpoint
 from tests.support import ssh_keys
 from tests.support.daemon import Sections
+from tests.support.files import replace
 from tests.support.ports import free_port
 
 
@@ -38,14 +39,12 @@ class SshServerFiles:
         the configuration keys.
         """
         path = self.folder / f"{name}.authorized"
-        path.write_text(f"{options} {ssh_keys.public(self.key(key or name))}\n".lstrip())
-        path.chmod(0o644)
+        replace(path, f"{options} {ssh_keys.public(self.key(key or name))}\n".lstrip())
         return {"authorized_keys": [str(path)]}
 
     def replace(self, name: str, *, by: str) -> None:
         """Replace the authorized key of `name` by the key of `by`."""
-        path = self.folder / f"{name}.authorized"
-        path.write_text(f"{ssh_keys.public(self.key(by))}\n")
+        replace(self.folder / f"{name}.authorized", f"{ssh_keys.public(self.key(by))}\n")
 
     def command(
         self, name: str, *args: str, user: str | None = None, via: Endpoint | None = None

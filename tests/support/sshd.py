@@ -17,6 +17,7 @@ from typing import Protocol, Self
 
 from proxy.runtime.endpoint import Endpoint
 from tests.support import ssh_keys
+from tests.support.files import replace
 from tests.support.parts import NEWER_SSHD, find
 from tests.support.ports import free_port
 from tests.support.processes import command, descendants
@@ -103,7 +104,7 @@ class Sshd:
 
     def authorize(self, *keys: Path) -> None:
         """Accept these user keys and no others, from the next login on."""
-        self._authorized.write_text("".join(f"{ssh_keys.public(key)}\n" for key in keys))
+        replace(self._authorized, "".join(f"{ssh_keys.public(key)}\n" for key in keys))
 
     def new_host_key(self) -> None:
         """Use a new host key from the next start on."""
@@ -184,8 +185,10 @@ class Sshd:
     def kill_listener(self) -> None:
         """End the listener alone: sessions live on, new connections are refused."""
         if self._process:
-            # Stopped first, so that no session starts between the listing and the kill.
+            # Stopped first, so that no session starts between the listing and the kill. The signal acts when
+            # the listener runs next: it may be in fork().
             self._process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
             self._sessions |= descendants(self._process.pid)
             self._process.kill()
             self._process.wait(timeout=60)
