@@ -34,7 +34,10 @@ async def test_three_hundred_gateways_come_up_after_a_restart_of_their_sshd(
             gateway._dialler._handshakes = handshakes
             gateway.start()
         for gateway in gateways:
-            await gateway.until(lambda gateway=gateway: gateway.snapshot().reason == "unreachable")  # type: ignore[misc]
+            await gateway.until(
+                lambda gateway=gateway: gateway.snapshot().reason == "unreachable",  # type: ignore[misc]
+                seconds=SECONDS,
+            )
         await asyncio.to_thread(sshd.start)
         async with asyncio.timeout(SECONDS):
             for gateway in gateways:
