@@ -138,7 +138,7 @@ def run(
     return subprocess.CompletedProcess(process.args, process.returncode, *said)
 
 
-_SECONDS: Final = 60.0
+_SECONDS: Final = 180.0
 
 
 def _of_interpreter(environment: Mapping[str, str]) -> dict[str, str]:
