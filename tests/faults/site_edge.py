@@ -14,7 +14,6 @@ NAME: Final = "edge"
 RIVAL: Final = "rival"
 RIVALS: Final = {
     "permit": ["127.0.0.1:*"],
-    "connect_timeout": "500ms",
     # While it floods, on a busy machine, it does not get to its answers for 10 s.
     "keepalive": {"interval": "30s", "max_missed": 2},
 }

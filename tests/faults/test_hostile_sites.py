@@ -88,10 +88,14 @@ async def is_turned_away(port: int) -> bool:
 
 
 async def answers(bed: Bed) -> None:
-    """Each client of the hostile site is refused in time, and the link stays. A probe is the first client."""
+    """Each client of the hostile site is refused in time, and the link stays. A probe is the first client.
+
+    The time is short only when the site is registered: before that, a starved site would lose its link.
+    """
     rogue = await meet(bed, "answers")
     content = json.loads(bed.good)
     content["clusters"]["rogue"] = bed.rogue_cluster(RIVAL)
+    content["sites"][RIVAL]["connect_timeout"] = "500ms"
     bed.daemon.config.write_text(json.dumps(content))
     await bed.reload()
     seen = {await rogue.said()}
