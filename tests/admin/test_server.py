@@ -23,6 +23,7 @@ from proxy.errors import ConfigError, LinkDown, ListenError, Problem
 from proxy.runtime.endpoint import Endpoint
 from tests.admin.scripted import DAEMON, Daemon, serving
 from tests.support.asking import Asker
+from tests.support.serving import send
 
 SECONDS = 30.0
 
@@ -52,7 +53,7 @@ async def exchange(path: Path | Endpoint, request: bytes) -> bytes:
     async with asyncio.timeout(SECONDS):
         reader, writer = await connect
         try:
-            writer.write(request)
+            send(writer, request)
             return await reader.read()
         finally:
             writer.close()

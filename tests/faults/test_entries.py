@@ -20,7 +20,7 @@ from tests.faults.test_network import reset
 from tests.faults.test_sshd import kill
 from tests.faults.test_supervision import come_back
 from tests.support.faulty import Direction
-from tests.support.serving import closed
+from tests.support.serving import closed, send
 
 pytestmark = pytest.mark.sshd
 
@@ -51,7 +51,7 @@ async def is_served(bed: Bed, reader: asyncio.StreamReader, writer: asyncio.Stre
     try:
         async with asyncio.timeout(bed.row.patience):
             await bed.entry("plain").accepted(reader)
-            writer.write(b"5\n")
+            send(writer, b"5\n")
             return len(await reader.readexactly(5)) == 5
     except (Answered, ConnectionError, EOFError):
         return False

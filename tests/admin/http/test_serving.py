@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from proxy.admin.http import lingering
 from proxy.admin.http.connection import Deadlines
 from proxy.admin.http.serving import Serving
-from tests.support.serving import closed
+from tests.support.serving import closed, send
 
 SECONDS = 30.0
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -192,7 +192,7 @@ async def test_a_request_that_arrives_byte_by_byte_does_not_extend_its_deadline(
         read = group.create_task(everything(reader))
         with suppress(ConnectionError):
             while not read.done():
-                writer.write(b"y")
+                send(writer, b"y")
                 await asyncio.wait([read], timeout=0.01)
         assert read.result() == b""
 
