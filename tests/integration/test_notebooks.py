@@ -51,7 +51,8 @@ class Notebook(Sshd):
     def __init__(self, folder: Path, number: int) -> None:
         super().__init__(folder, config={"MaxStartups": FEW})
         self.name = f"nb-{number}.team-a"
-        self.host = f"127.{100 + os.getpid() % 100}.{os.getpid() // 100 % 256}.{number + 1}"
+        # Each process that runs tests has its own ports, so this address is its own, too.
+        self.host = f"127.{100 + self.port // 256}.{self.port % 256}.1"
         self.port = PORT
         self.user = USER
         passwd = folder / "passwd"
