@@ -39,7 +39,8 @@ def port() -> int:
 @pytest.fixture
 def daemon(sshd: Sshd, apiserver: ApiServer, port: int, tmp_path: Path) -> Iterator[Daemon]:
     clusters = {"prod": cluster(port, apiserver.endpoint, ca=apiserver.ca_file)}
-    with Daemon(tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters) as daemon:
+    gateways = {"edge": gateway(sshd, connect_timeout="60s")}  # for two hundred channels at once, too
+    with Daemon(tmp_path / "daemon", gateways=gateways, clusters=clusters) as daemon:
         daemon.wait_up("prod")
         yield daemon
 

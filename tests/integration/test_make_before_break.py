@@ -75,7 +75,7 @@ class Site:
     """A download server and an echo server behind gateway `edge`, each with its own mapped port."""
 
     def __init__(self, sshd: Sshd, source: Source, echo: Echo, **more: object) -> None:
-        self.gateways: Sections = {"edge": gateway(sshd, **more)}
+        self.gateways: Sections = {"edge": gateway(sshd, connect_timeout="60s", **more)}
         self.source, self.echo = free_port(), free_port()
         never = {"interval": "1h", "timeout": "100ms"}
         self.clusters: Sections = {

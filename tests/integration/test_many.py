@@ -91,9 +91,8 @@ async def test_two_hundred_clients_that_come_and_go_leave_nothing_behind(
         port = free_port()
         once = {**PATIENT, "interval": "1h", "threshold": 1}
         clusters = {"prod": cluster(port, server.endpoint, ca=certificates.ca, probe=once)}
-        async with running(
-            tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters
-        ) as daemon:
+        gateways = {"edge": gateway(sshd, connect_timeout="60s")}
+        async with running(tmp_path / "daemon", gateways=gateways, clusters=clusters) as daemon:
             await wait_up(daemon, "prod")
 
             async def client(number: int) -> int | None:

@@ -86,7 +86,7 @@ class Bed:
     async def running(self) -> AsyncIterator[Daemon]:
         async with running(
             self._folder / "daemon",
-            gateways={"jump": gateway(self.jump)},
+            gateways={"jump": gateway(self.jump, connect_timeout="60s")},
             clusters={},
             entries={"proxy": {"listen": f"unix:{self.entry}"}},
             routes=[
