@@ -82,7 +82,7 @@ def test_a_file_that_htpasswd_writes_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "users"
     for options, user in (("-Bic", "ci"), ("-Bi", "argo"), ("-mi", "old")):
         command = ["htpasswd", options, str(path), user]
-        subprocess.run(command, input=f"of {user}", text=True, capture_output=True, timeout=20, check=True)
+        subprocess.run(command, input=f"of {user}", text=True, capture_output=True, timeout=60, check=True)
     accounts, bad = parse(path.read_bytes())
     assert {user: bcrypt.checkpw(f"of {user}".encode(), accounts[user]) for user in accounts} == {
         "ci": True,
