@@ -14,6 +14,7 @@ from tests.integration.running import wait_for_log
 from tests.integration.sites import ALL, Bed, bed
 from tests.integration.test_life import kubemux
 from tests.support import ssh_keys
+from tests.support.daemon import Sections
 from tests.support.echo import pattern
 from tests.support.ports import free_port
 from tests.support.site import RemoteSite
@@ -59,10 +60,10 @@ async def test_one_login_more_replaces_the_oldest_link_and_cuts_nothing(tmp_path
 
 
 async def test_a_site_that_is_silent_is_detected_and_its_next_login_does_not_wait(tmp_path: Path) -> None:
-    keepalive = {"interval": "1s", "max_missed": 3}
-    sites = {
-        "edge": {**ALL, "keepalive": keepalive},
-        "lid": {**ALL, "keepalive": {"interval": "1h", "max_missed": 2}, "connections": 1},
+    never, soon = ({"interval": interval, "max_missed": 3} for interval in ("1h", "1s"))
+    sites: dict[str, Sections] = {
+        "edge": {**ALL, "keepalive": never},
+        "lid": {**ALL, "keepalive": never, "connections": 1},
     }
     async with bed(tmp_path, sites) as one:
         async with one.ssh("edge", "edge:1080") as frozen, one.ssh("edge") as silent:
@@ -70,6 +71,8 @@ async def test_a_site_that_is_silent_is_detected_and_its_next_login_does_not_wai
             await one.links("edge", 1)
             for each in (frozen, silent):
                 each.process.send_signal(signal.SIGSTOP)
+            sections = {name: {**one.files.authorized(name), **site} for name, site in sites.items()}
+            await one.reload(sites={**sections, "edge": {**sections["edge"], "keepalive": soon}})
             site = await one.until("edge", "found out", lambda site: not (site["links"] or site["callers"]))
             assert (site["state"], site["reason"]) == ("down", "keepalive_timeout")
             status, _ = await one.ask("edge:1")
