@@ -19,6 +19,7 @@ from typing import Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from proxy.admin.http.connection import Deadlines
 from proxy.errors.reasons import Reason
 from proxy.runtime.endpoint import Endpoint
 from tests.support.files import whole_lines
@@ -212,6 +213,16 @@ class Daemon:
 
     def get(self, path: str) -> tuple[int, str]:
         """GET from the admin address: (status code, body)."""
+        while True:
+            began = time.monotonic()
+            try:
+                return self._ask(path)
+            except (http.client.HTTPException, ConnectionError):
+                # The daemon cuts an answer that it cannot complete in time, for example without any CPU.
+                if time.monotonic() - began < Deadlines().answer:
+                    raise
+
+    def _ask(self, path: str) -> tuple[int, str]:
         connection = http.client.HTTPConnection(*self.admin, timeout=60)
         try:
             connection.request("GET", path)
