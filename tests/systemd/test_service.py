@@ -117,7 +117,8 @@ client.recv(1)
 
 def configure(machine: Machine, *, limits: Mapping[str, object] | None = None, **sections: object) -> None:
     """Write the configuration file. kubemux never closes the port of a cluster whose gateway does not
-    answer, as it would after `hold_timeout`.
+    answer, as it would after `hold_timeout`. Clients at that port are held, so a stop waits for them until
+    `drain_timeout`.
     """
     admin = {"listen": "127.0.0.1:9464", "socket": "/run/kubemux/admin.sock"}
     content = {
@@ -125,7 +126,7 @@ def configure(machine: Machine, *, limits: Mapping[str, object] | None = None, *
         "admin": admin,
         "gateways": {"eu-edge": GATEWAY},
         "clusters": CLUSTERS,
-        "limits": {"hold_timeout": "1h", **(limits or {})},
+        "limits": {"hold_timeout": "1h", "drain_timeout": "1s", **(limits or {})},
     } | sections
     machine.config.write_text(json.dumps(content))
 
