@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -81,12 +82,19 @@ def test_exit_code_and_streams_are_the_same(popen: Start, tmp_path: Path) -> Non
 
 @BOTH
 def test_a_signal_ends_the_process(popen: Start, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "waits.yaml")
-    with popen([*PROGRAM, "check", tmp_path / "waits.yaml"]) as process:
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(0.01)
-        process.terminate()
-        assert process.wait(60) == -signal.SIGTERM
+    """`kubemux drain CLUSTER` waits for the answer of a daemon that gives none."""
+    (tmp_path / "config.yaml").write_text(f"version: 1\nadmin: {{socket: {tmp_path}/admin}}\n")
+    with socket.socket(socket.AF_UNIX) as daemon:
+        daemon.bind(f"{tmp_path}/admin")
+        daemon.listen()
+        daemon.settimeout(60)
+        with popen([*PROGRAM, "drain", "any", "--config", tmp_path / "config.yaml"]) as process:
+            client, _ = daemon.accept()
+            with client:
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(0.01)
+                process.terminate()
+                assert process.wait(60) == -signal.SIGTERM
 
 
 @BOTH
